@@ -1,0 +1,1 @@
+"""Host room: images in. Rendered people with exact keypoints, and the user's own pictures."""

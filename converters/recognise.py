@@ -1,0 +1,293 @@
+"""What kind of model an ONNX file holds, found by structure and not by names.
+
+Two kinds are known:
+
+- ``simcc`` pose models: two outputs (N, K, W * r) and (N, K, H * r) with one ratio r for a fixed
+  input (N, 3, H, W).
+- ``rtmdet`` detectors: behind the last convolutions of the graph there are, for every level, one
+  map of class logits and one of 4 distances, which feed a non-maximum suppression in the file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from converters.onnx_file import Graph, image_input_shape
+from edge.errors import ModelFileError, SpecError
+from edge.spec import KEYPOINT_SETS, ModelSpec, TensorSpec
+
+__all__ = ["DetectorHeads", "Recognised", "find_detector_heads", "recognise"]
+
+RGB_MEAN, RGB_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+BGR_MEAN, BGR_STD = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
+
+# RTMDet files rarely fix their input; 320x320 is the size of RTMDet-nano, the usual edge choice.
+DEFAULT_DETECTOR_HW = (320, 320)
+
+
+@dataclass(frozen=True)
+class DetectorHeads:
+    """Tensor names of the raw maps of each level, in the file's order of levels."""
+
+    logits: tuple[str, ...]
+    distances: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """How the untouched file is run, and where its raw heads are.
+
+    ``source_spec`` describes the file as it is, at the spatial size that was asked for.
+    ``heads`` is None where the file's own outputs are already what a codec takes.
+    """
+
+    source_spec: ModelSpec
+    heads: DetectorHeads | None
+
+
+def recognise(
+    model: Any,
+    path: Path,
+    name: str,
+    spec: ModelSpec | None = None,
+    input_hw: tuple[int, int] | None = None,
+) -> Recognised:
+    """Find out what a checked ONNX model is.
+
+    ``spec`` is the user's own description and wins; ``input_hw`` fixes a dynamic input. Raises
+    ModelFileError, which says what was looked for, when neither kind fits.
+    """
+    input_name, shape = image_input_shape(model, path)
+    if spec is not None:
+        return _as_described(model, path, spec, input_name, shape, input_hw)
+    size = _input_hw(path, shape, input_hw)
+    pose = _recognise_simcc(model, path, name, input_name, shape)
+    if pose is not None:
+        if size is not None and size != pose.input_hw:
+            raise ModelFileError(_fixed_size(path, pose.input_hw, size))
+        return Recognised(pose, None)
+    heads = find_detector_heads(model)
+    if heads is None:
+        raise ModelFileError(
+            f"{path}: this kind of model is not recognised. Looked for SimCC outputs "
+            "(N, K, W*r) and (N, K, H*r), and for RTMDet (a logits map and a 4-channel distance "
+            "map a level that feed a NonMaxSuppression); found the outputs "
+            f"{_outputs_text(model)}. Describe it with --spec FILE"
+        )
+    size = size or DEFAULT_DETECTOR_HW
+    return Recognised(_source_detector(model, path, name, input_name, shape[0], size), heads)
+
+
+def _input_hw(
+    path: Path, shape: tuple[int | None, ...], asked: tuple[int, int] | None
+) -> tuple[int, int] | None:
+    height, width = shape[2:]
+    if height is None or width is None:
+        return asked
+    if asked is not None and asked != (height, width):
+        raise ModelFileError(_fixed_size(path, (height, width), asked))
+    return height, width
+
+
+def _fixed_size(path: Path, has: tuple[int, int], asked: tuple[int, int]) -> str:
+    return (
+        f"{path}: its input is fixed at {has[0]}x{has[1]} (height x width) and cannot become "
+        f"{asked[0]}x{asked[1]}; export the model at that size"
+    )
+
+
+def _as_described(
+    model: Any,
+    path: Path,
+    spec: ModelSpec,
+    input_name: str,
+    shape: tuple[int | None, ...],
+    asked_hw: tuple[int, int] | None,
+) -> Recognised:
+    names = {value.name for value in model.graph.output}
+    missing = [tensor.name for tensor in spec.outputs if tensor.name not in names]
+    if spec.input.name != input_name or missing:
+        raise SpecError(
+            f"{path}: the spec names input {spec.input.name!r} and outputs "
+            f"{[tensor.name for tensor in spec.outputs]}, the file has {input_name!r} and "
+            f"{_outputs_text(model)}"
+        )
+    size = _input_hw(path, shape, asked_hw or spec.input_hw)
+    if size != spec.input_hw:
+        raise SpecError(
+            f"{path}: the spec says {spec.input_hw[0]}x{spec.input_hw[1]} (height x width), "
+            f"but {size} was asked for"
+        )
+    heads = find_detector_heads(model) if spec.codec == "detections" else None
+    return Recognised(spec, heads)
+
+
+def _output_shapes(model: Any) -> list[tuple[str, list[int | None]]]:
+    import onnx
+
+    # A file may leave its output shapes open; inference fills in what follows from the graph.
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model)
+    except Exception:  # inference is a help here, not a requirement
+        inferred = model
+    return [
+        (
+            value.name,
+            [
+                dim.dim_value if dim.HasField("dim_value") else None
+                for dim in value.type.tensor_type.shape.dim
+            ],
+        )
+        for value in inferred.graph.output
+    ]
+
+
+def _outputs_text(model: Any) -> str:
+    return ", ".join(
+        f"{name} ({', '.join('?' if size is None else str(size) for size in shape)})"
+        for name, shape in _output_shapes(model)
+    )
+
+
+def _recognise_simcc(
+    model: Any, path: Path, name: str, input_name: str, shape: tuple[int | None, ...]
+) -> ModelSpec | None:
+    height, width = shape[2:]
+    outputs = _output_shapes(model)
+    if len(outputs) != 2 or height is None or width is None:
+        return None
+    if any(len(dims) != 3 or dims[1] is None or dims[2] is None for _, dims in outputs):
+        return None
+    if outputs[0][1][1] != outputs[1][1][1]:
+        return None
+    # The axis of a square model's outputs cannot be told by their sizes; the order can.
+    for first, second in ((0, 1), (1, 0)):
+        (name_x, dims_x), (name_y, dims_y) = outputs[first], outputs[second]
+        bins_x, bins_y, keypoints = dims_x[2], dims_y[2], dims_x[1]
+        assert bins_x is not None and bins_y is not None and keypoints is not None
+        if bins_x * height == bins_y * width and bins_x >= width:
+            break
+    else:
+        return None
+    if bins_x == bins_y and "y" in name_x.lower()[-1:] and "x" in name_y.lower()[-1:]:
+        name_x, name_y = name_y, name_x
+    keypoint_set = next(
+        (key for key, value in KEYPOINT_SETS.items() if len(value.keypoints) == keypoints), None
+    )
+    if keypoint_set is None:
+        raise ModelFileError(
+            f"{path}: a SimCC pose model with {keypoints} keypoints; known keypoint sets: "
+            f"{', '.join(f'{k} ({len(v.keypoints)})' for k, v in KEYPOINT_SETS.items())}"
+        )
+    return ModelSpec(
+        name=name,
+        task="pose",
+        codec="simcc",
+        input=TensorSpec(input_name, (shape[0], 3, height, width)),
+        outputs=(
+            TensorSpec(name_x, (shape[0], keypoints, bins_x)),
+            TensorSpec(name_y, (shape[0], keypoints, bins_y)),
+        ),
+        color_order="rgb",
+        mean=RGB_MEAN,
+        std=RGB_STD,
+        keypoint_set=keypoint_set,
+        simcc_split_ratio=bins_x / width,
+    )
+
+
+_ELEMENTWISE = ("Mul", "Exp", "Identity", "Relu", "Clip")
+
+
+def find_detector_heads(model: Any) -> DetectorHeads | None:
+    """The raw maps of an RTMDet graph, or None.
+
+    The last convolutions (those that no other convolution follows) must pair up into maps with 4
+    channels, the distances, and maps with one channel a class, the logits. A distance map is
+    taken behind the constant factor (its stride) or exponential that directly follows.
+    """
+    if not any(node.op_type == "NonMaxSuppression" for node in model.graph.node):
+        return None
+    graph = Graph(model)
+    feeds_conv: set[str] = set()
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    for node in graph.needed_by(convolution.input[0] for convolution in convolutions):
+        feeds_conv.update(node.output)
+    last = [node for node in convolutions if node.output[0] not in feeds_conv]
+    ends = [(node, *_through_scaling(graph, node.output[0])) for node in last]
+    channels = []
+    for node, _, _ in ends:
+        weight = graph.constant(node.input[1])
+        channels.append(None if weight is None else int(weight.shape[0]))
+    # A detector of four classes: only the scaling tells distances from logits.
+    is_distance = [
+        count == 4 and (channels.count(4) * 2 == len(channels) or scaled)
+        for count, (_, _, scaled) in zip(channels, ends, strict=True)
+    ]
+    distances = tuple(end for (_, end, _), box in zip(ends, is_distance, strict=True) if box)
+    logits = tuple(
+        node.output[0] for (node, _, _), box in zip(ends, is_distance, strict=True) if not box
+    )
+    classes = {count for count, box in zip(channels, is_distance, strict=True) if not box}
+    if not distances or len(distances) != len(logits) or len(classes) != 1:
+        return None
+    return DetectorHeads(logits, distances)
+
+
+def _through_scaling(graph: Graph, name: str) -> tuple[str, bool]:
+    """Follow elementwise nodes with constants; the last tensor and whether there was any."""
+    scaled = False
+    while True:
+        following = [n for n in graph.consumers.get(name, []) if n.op_type != "Shape"]
+        if len(following) != 1 or following[0].op_type not in _ELEMENTWISE:
+            return name, scaled
+        node = following[0]
+        if any(other != name and graph.constant(other) is None for other in node.input if other):
+            return name, scaled
+        name, scaled = node.output[0], scaled or node.op_type in ("Mul", "Exp")
+
+
+def _source_detector(
+    model: Any,
+    path: Path,
+    name: str,
+    input_name: str,
+    batch: int | None,
+    input_hw: tuple[int, int],
+) -> ModelSpec:
+    common = {
+        "name": name,
+        "task": "detection",
+        "input": TensorSpec(input_name, (batch, 3, *input_hw)),
+        "color_order": "bgr",
+        "mean": BGR_MEAN,
+        "std": BGR_STD,
+    }
+    outputs = _output_shapes(model)
+    suppression = next(n for n in model.graph.node if n.op_type == "NonMaxSuppression")
+    graph = Graph(model)
+    dets = [n for n, dims in outputs if len(dims) == 3]
+    labels = [n for n, dims in outputs if len(dims) == 2]
+    if len(outputs) != 2 or len(dets) != 1 or len(labels) != 1:
+        raise ModelFileError(
+            f"{path}: a detector with its own non-maximum suppression should give dets (N, M, 5) "
+            f"and labels (N, M), this one gives {_outputs_text(model)}"
+        )
+    # Inputs of NonMaxSuppression: boxes, scores, max per class, IoU limit, score limit.
+    limits = [graph.scalar(n) if n else None for n in suppression.input[3:5]] + [None, None]
+    iou, score = limits[:2]
+    spec = ModelSpec(
+        codec="detections",
+        outputs=(
+            TensorSpec(dets[0], (batch, None, 5)),
+            TensorSpec(labels[0], (batch, None), "int64"),
+        ),
+        **common,  # type: ignore[arg-type]
+    )
+    return replace(
+        spec,
+        nms_iou=spec.nms_iou if iou is None else round(iou, 6),
+        score_threshold=spec.score_threshold if score is None else round(score, 6),
+    )

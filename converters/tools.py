@@ -1,0 +1,58 @@
+"""External programs: the room's only subprocess call."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge.errors import ToolError
+
+__all__ = ["run_tool", "version_of"]
+
+_LAST_LINES = 12
+
+
+def run_tool(argv: Sequence[str], cwd: Path, timeout_s: float = 600.0) -> str:
+    """Run a program in a folder; what it printed.
+
+    Raises ToolError with the command line, the exit code and the last lines of its output. An
+    interruption kills the program before it is passed on.
+    """
+    line = shlex.join(argv)
+    try:
+        done = subprocess.run(
+            list(argv),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout_s,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise ToolError(f"{argv[0]}: no such program; run `make setup`") from None
+    except PermissionError:
+        raise ToolError(f"{argv[0]}: may not be executed; run `make setup`") from None
+    except subprocess.TimeoutExpired:
+        raise ToolError(f"`{line}` did not end within {timeout_s:g} s") from None
+    text = done.stdout.decode(errors="replace")
+    if done.returncode != 0:
+        how = (
+            f"was killed by signal {-done.returncode}"
+            if done.returncode < 0
+            else f"exited with {done.returncode}"
+        )
+        last = "\n".join(f"    {row}" for row in text.splitlines()[-_LAST_LINES:])
+        raise ToolError(f"`{line}` {how}; the last lines of its output:\n{last}")
+    return text
+
+
+def version_of(distribution: str) -> str:
+    """Installed version of a Python distribution, ``absent`` where it is not installed."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"

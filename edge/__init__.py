@@ -1,0 +1,40 @@
+"""edgepose's device runtime: everything around the network, with numpy alone.
+
+Reading order: ``spec`` (what a model is), ``artifact`` (what was shipped), ``session`` and
+``engines`` (running a network), ``image`` and ``codecs`` (before and after it), ``detector``,
+``pose`` and ``pipeline`` (an image in, poses out), ``latency``, ``cli``.
+"""
+
+from edge.artifact import Artifact, load_artifact
+from edge.detector import Boxes, Detector
+from edge.errors import EdgeError
+from edge.latency import LatencyResult, LatencySettings, measure
+from edge.pipeline import Pipeline, Pose
+from edge.pose import PoseEstimator
+from edge.session import EngineSettings, Session, open_session
+from edge.spec import KEYPOINT_SETS, KeypointSet, ModelSpec, TensorSpec, Variant
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "KEYPOINT_SETS",
+    "Artifact",
+    "Boxes",
+    "Detector",
+    "EdgeError",
+    "EngineSettings",
+    "KeypointSet",
+    "LatencyResult",
+    "LatencySettings",
+    "ModelSpec",
+    "Pipeline",
+    "Pose",
+    "PoseEstimator",
+    "Session",
+    "TensorSpec",
+    "Variant",
+    "__version__",
+    "load_artifact",
+    "measure",
+    "open_session",
+]

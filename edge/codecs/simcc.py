@@ -1,0 +1,40 @@
+"""SimCC: each keypoint as one distribution along x and one along y.
+
+Formula: mmpose ``get_simcc_maximum`` and ``SimCCLabel.decode`` without flip test or DARK.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.session import Array
+from edge.spec import ModelSpec
+
+__all__ = ["decode"]
+
+
+def decode(outputs: Mapping[str, Array], spec: ModelSpec) -> npt.NDArray[np.float32]:
+    """Keypoints (N, K, 3) float32: x and y in input pixels, score.
+
+    ``outputs`` holds simcc_x (N, K, W * ratio) and simcc_y (N, K, H * ratio), in the order of
+    ``spec.outputs``, raw: the score, the smaller one of both maxima, may exceed 1. Ties go to the
+    first bin. A score of 0 or less puts the keypoint at bin -1.
+    """
+    simcc_x, simcc_y = (outputs[tensor.name] for tensor in spec.outputs)
+    count, keypoints = simcc_x.shape[:2]
+    rows = np.arange(count * keypoints)
+    flat_x = simcc_x.reshape(len(rows), -1)
+    flat_y = simcc_y.reshape(len(rows), -1)
+    bin_x = flat_x.argmax(axis=1)
+    bin_y = flat_y.argmax(axis=1)
+    score = np.minimum(flat_x[rows, bin_x], flat_y[rows, bin_y])
+    decoded = np.empty((len(rows), 3), np.float32)
+    decoded[:, 0] = bin_x
+    decoded[:, 1] = bin_y
+    decoded[score <= 0, :2] = -1
+    decoded[:, :2] /= spec.simcc_split_ratio
+    decoded[:, 2] = score
+    return decoded.reshape(count, keypoints, 3)

@@ -1,0 +1,79 @@
+"""An image in, boxes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.codecs import BOX_CODECS
+from edge.errors import SpecError
+from edge.image import Normalization, Placement, letterbox
+from edge.session import Array, Session
+from edge.spec import ModelSpec
+
+__all__ = ["Boxes", "Detector", "detector_feeds", "normalization_of"]
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Detections of one image, best first.
+
+    ``boxes_xyxy`` (N, 4) float32 in image pixels, ``scores`` (N,) float32, ``labels`` (N,) int64.
+    """
+
+    boxes_xyxy: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+def normalization_of(spec: ModelSpec) -> Normalization:
+    """How BGR pixels become a model's input values."""
+    return Normalization(spec.mean, spec.std, swap_channels=spec.color_order == "rgb")
+
+
+def detector_feeds(
+    spec: ModelSpec, image_bgr: npt.NDArray[np.uint8]
+) -> tuple[dict[str, Array], Placement]:
+    """The feeds (1, 3, H, W) of an image, letterboxed, and the way back to its pixels."""
+    height, width = spec.input_hw
+    batch = np.empty((1, 3, height, width), np.float32)
+    _, placement = letterbox(
+        image_bgr, (height, width), spec.pad_value, normalization_of(spec), out=batch[0]
+    )
+    return {spec.input.name: batch}, placement
+
+
+class Detector:
+    """A detection session with everything around it.
+
+    ``score_threshold`` and ``label`` choose what is returned; the label of a person is 0 in the
+    official person models and in COCO.
+    """
+
+    def __init__(
+        self, session: Session, *, score_threshold: float = 0.3, label: int | None = None
+    ) -> None:
+        if session.spec.task != "detection":
+            raise SpecError(f"{session.spec.name} is a {session.spec.task} model, not a detector")
+        self.session = session
+        self.score_threshold = score_threshold
+        self.label = label
+
+    def __call__(self, image_bgr: npt.NDArray[np.uint8]) -> Boxes:
+        """Boxes of an (H, W, 3) uint8 BGR image, clipped to it."""
+        spec = self.session.spec
+        feeds, placement = detector_feeds(spec, image_bgr)
+        boxes, labels = BOX_CODECS[spec.codec](self.session.run(feeds), spec)[0]
+        kept = boxes[:, 4] > self.score_threshold
+        if self.label is not None:
+            kept &= labels == self.label
+        boxes, labels = boxes[kept], labels[kept]
+        height, width = image_bgr.shape[:2]
+        corners = placement.to_image(boxes[:, :4].reshape(-1, 2, 2))
+        corners = np.clip(corners, 0, np.array([width, height], np.float32))
+        return Boxes(corners.reshape(-1, 4).astype(np.float32), boxes[:, 4], labels)

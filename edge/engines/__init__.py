@@ -1,0 +1,1 @@
+"""One file an engine: ``open_engine(artifact, settings) -> Session``."""

@@ -1,0 +1,83 @@
+"""ncnn on the CPU."""
+
+from __future__ import annotations
+
+import platform
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from edge.artifact import Artifact
+from edge.errors import EngineError
+from edge.session import Array, EngineSettings, Feeds, check_feeds, import_engine
+
+__all__ = ["NcnnSession", "open_engine"]
+
+
+class NcnnSession:
+    """A ``.param`` / ``.bin`` pair on ncnn, which takes one image a call."""
+
+    def __init__(self, artifact: Artifact, settings: EngineSettings) -> None:
+        ncnn = import_engine("ncnn", "ncnn")
+        half = settings.inference_precision == "fp16"
+        net = ncnn.Net()
+        net.opt.use_vulkan_compute = False
+        net.opt.num_threads = settings.thread_count
+        net.opt.use_fp16_packed = half
+        net.opt.use_fp16_storage = half
+        net.opt.use_fp16_arithmetic = half
+        net.opt.use_bf16_storage = False
+        param, weights = artifact.path("model"), artifact.path("weights")
+        if net.load_param(str(param)) != 0 or net.load_model(str(weights)) != 0:
+            raise EngineError(f"ncnn cannot load {param} with {weights}")
+        self._ncnn: Any = ncnn
+        self._net: Any = net
+        self.spec = artifact.spec
+        self.engine = f"ncnn {ncnn.__version__}"
+        # On x86 the fp16 switches change nothing: weights are widened and arithmetic is fp32.
+        arm = platform.machine() in ("aarch64", "arm64")
+        self.inference_precision = "fp16" if half and arm else "fp32"
+        self.max_batch = 1
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """Outputs by name, in the order of ``spec.outputs``."""
+        image = check_feeds(self.spec, feeds)[0]
+        extractor = self._net.create_extractor()
+        # The Mat points into the array: `image` is contiguous and lives until the end of the call.
+        if extractor.input(self.spec.input.name, self._ncnn.Mat(image)) != 0:
+            raise EngineError(f"ncnn has no input blob {self.spec.input.name!r}")
+        outputs = {}
+        for tensor in self.spec.outputs:
+            code, mat = extractor.extract(tensor.name)
+            if code != 0:
+                raise EngineError(f"ncnn failed on output {tensor.name!r} of {self.spec.name}")
+            array = np.array(mat)[None]  # a copy: the Mat's memory goes back with the extractor
+            if not tensor.accepts(array.shape):
+                raise EngineError(
+                    f"ncnn gave {tensor.name!r} of {self.spec.name} as {array.shape}, "
+                    f"the spec says {tensor.shape}"
+                )
+            outputs[tensor.name] = array
+        return outputs
+
+    def close(self) -> None:
+        """Free the network."""
+        self._net = None
+
+    def __enter__(self) -> NcnnSession:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None:
+        self.close()
+
+
+def open_engine(artifact: Artifact, settings: EngineSettings) -> NcnnSession:
+    """Load an ``ncnn-*`` artifact."""
+    return NcnnSession(artifact, settings)

@@ -1,0 +1,90 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from edge.artifact import Artifact
+from edge.errors import EngineError
+from edge.session import Array, EngineSettings, Feeds, check_feeds, import_engine
+from edge.spec import ModelSpec
+
+__all__ = ["OnnxRuntimeSession", "open_engine"]
+
+
+class OnnxRuntimeSession:
+    """An ONNX file on ONNX Runtime's CPU provider.
+
+    The CPU provider computes in the types that the file holds and never lowers them, so the
+    inference precision is the file's. ``output_names`` asks for other tensors than the spec's
+    outputs.
+    """
+
+    def __init__(
+        self,
+        onnx: Path | bytes,
+        spec: ModelSpec,
+        settings: EngineSettings,
+        precision: str = "fp32",
+        output_names: Sequence[str] = (),
+    ) -> None:
+        runtime = import_engine("onnxruntime", "onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = settings.thread_count
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        source = onnx if isinstance(onnx, bytes) else str(onnx)
+        try:
+            self._session: Any = runtime.InferenceSession(
+                source, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its exceptions share no base class but Exception
+            raise EngineError(
+                f"ONNX Runtime cannot load {spec.name}: {_first_line(error)}"
+            ) from None
+        self.spec = spec
+        self.engine = f"onnxruntime {runtime.__version__}"
+        self.inference_precision = precision
+        self.max_batch = spec.input.shape[0]
+        self._output_names = list(output_names) or [tensor.name for tensor in spec.outputs]
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """Outputs by name, in the order of ``spec.outputs`` or of ``output_names``."""
+        array = check_feeds(self.spec, feeds)
+        try:
+            outputs = self._session.run(self._output_names, {self.spec.input.name: array})
+        except Exception as error:  # as above
+            raise EngineError(
+                f"ONNX Runtime failed on {self.spec.name}: {_first_line(error)}"
+            ) from None
+        return dict(zip(self._output_names, outputs, strict=True))
+
+    def close(self) -> None:
+        """Free the network."""
+        self._session = None
+
+    def __enter__(self) -> OnnxRuntimeSession:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None:
+        self.close()
+
+
+def open_engine(artifact: Artifact, settings: EngineSettings) -> OnnxRuntimeSession:
+    """Load an ``onnx-*`` artifact."""
+    return OnnxRuntimeSession(
+        artifact.path("model"), artifact.spec, settings, artifact.variant.precision
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,80 @@
+"""What can go wrong, as one small tree.
+
+::
+
+    EdgeError                     the user can act on it; the command line prints it as one line
+    |-- SpecError                 a model spec, a variant or a name that makes no sense
+    |-- ModelFileError            a file that is no model, or no model of a supported kind
+    |-- ArtifactError             an artifact folder that is missing, changed, failed or too new
+    |-- FeedError                 arrays that do not fit the network's input
+    |-- ImageError                an image that cannot be read, written or used
+    |-- EngineMissingError        the package an engine needs is not installed
+    |-- EngineError               an engine refused to load or run a network
+    |-- ToolError                 an external program failed
+    |-- StepError                 a step of a conversion broke its promise
+    |-- ParityError               the answers of an artifact differ from its reference's
+    `-- CheckoutError             a host-only command in an installed wheel
+"""
+
+__all__ = [
+    "ArtifactError",
+    "CheckoutError",
+    "EdgeError",
+    "EngineError",
+    "EngineMissingError",
+    "FeedError",
+    "ImageError",
+    "ModelFileError",
+    "ParityError",
+    "SpecError",
+    "StepError",
+    "ToolError",
+]
+
+
+class EdgeError(Exception):
+    """Base of every error that a user can cause; its text names the fix."""
+
+
+class SpecError(EdgeError):
+    """A model spec, a variant or a name that makes no sense."""
+
+
+class ModelFileError(EdgeError):
+    """A file that is no model, or no model of a supported kind."""
+
+
+class ArtifactError(EdgeError):
+    """An artifact folder that is missing, changed, failed or too new."""
+
+
+class FeedError(EdgeError):
+    """Arrays that do not fit the network's input."""
+
+
+class ImageError(EdgeError):
+    """An image that cannot be read, written or used."""
+
+
+class EngineMissingError(EdgeError):
+    """The package an engine needs is not installed."""
+
+
+class EngineError(EdgeError):
+    """An engine refused to load or run a network."""
+
+
+class ToolError(EdgeError):
+    """An external program failed."""
+
+
+class StepError(EdgeError):
+    """A step of a conversion broke its promise."""
+
+
+class ParityError(EdgeError):
+    """The answers of an artifact differ from its reference's."""
+
+
+class CheckoutError(EdgeError):
+    """A host-only command was called where only the wheel is installed."""

@@ -1,0 +1,141 @@
+"""One loaded network on one engine: feeds in, outputs out."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.artifact import Artifact
+from edge.errors import EngineMissingError, FeedError, SpecError
+from edge.spec import Format, ModelSpec, Precision
+
+__all__ = [
+    "ENGINES",
+    "Array",
+    "EngineSettings",
+    "Feeds",
+    "Session",
+    "check_feeds",
+    "default_threads",
+    "import_engine",
+    "open_session",
+]
+
+Array = npt.NDArray[Any]
+Feeds = Mapping[str, Array]
+
+# Format -> module of edge.engines; each has `open_engine(artifact, settings) -> Session`.
+ENGINES: dict[Format, str] = {"onnx": "onnxruntime", "ncnn": "ncnn"}
+
+
+def default_threads() -> int:
+    """CPUs this process may use, at most 4: small networks gain nothing beyond."""
+    try:
+        available = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        available = os.cpu_count() or 1
+    return max(1, min(4, available))
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How an engine runs: CPU threads, and the precision its arithmetic may use.
+
+    ``inference_precision`` is a permission, not a promise: what really holds is in
+    ``Session.inference_precision`` (ncnn on x86 computes in fp32 whatever it may do).
+    """
+
+    threads: int = 0
+    inference_precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise SpecError(f"threads must be 1 or more (0: the default), got {self.threads}")
+        if self.inference_precision not in ("fp32", "fp16"):
+            raise SpecError(
+                f"inference precision is fp32 or fp16, got {self.inference_precision!r}"
+            )
+
+    @property
+    def thread_count(self) -> int:
+        """The number of threads meant: ``threads``, or the default where that is 0."""
+        return self.threads or default_threads()
+
+
+class Session(Protocol):
+    """A loaded network.
+
+    ``max_batch`` is the batch size that one call takes, None where any does; a network with a
+    fixed batch takes exactly that. ``engine`` names engine and version.
+    """
+
+    spec: ModelSpec
+    engine: str
+    inference_precision: str
+    max_batch: int | None
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """Outputs by name, in the order of ``spec.outputs``; arrays own their memory."""
+        ...
+
+    def close(self) -> None:
+        """Free the network; the session cannot run afterwards."""
+        ...
+
+    def __enter__(self) -> Session: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None: ...
+
+
+def check_feeds(spec: ModelSpec, feeds: Feeds) -> Array:
+    """The one input array of a model, C-contiguous; FeedError on a wrong name, shape or dtype.
+
+    Engines differ in what they do to a wrong feed, from a good message to a crash; none sees one.
+    """
+    want = spec.input
+    if set(feeds) != {want.name}:
+        raise FeedError(f"{spec.name} takes the input {want.name!r}, got {sorted(feeds)}")
+    array = feeds[want.name]
+    if not isinstance(array, np.ndarray):
+        raise FeedError(f"input {want.name!r} must be a numpy array, got {type(array).__name__}")
+    if array.dtype != np.dtype(want.dtype):
+        raise FeedError(f"input {want.name!r} must be {want.dtype}, got {array.dtype}")
+    if not want.accepts(array.shape):
+        shape = tuple("any" if size is None else size for size in want.shape)
+        raise FeedError(f"input {want.name!r} must have shape {shape}, got {array.shape}")
+    return np.ascontiguousarray(array)
+
+
+def import_engine(module: str, extra: str) -> Any:
+    """Import an engine's package; EngineMissingError names the extra that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise EngineMissingError(
+            f"{module} is not installed ({error}): pip install 'edgepose[{extra}]'"
+        ) from None
+
+
+def open_session(artifact: Artifact, settings: EngineSettings | None = None) -> Session:
+    """Load an artifact on the engine of its format."""
+    name = ENGINES.get(artifact.variant.format)
+    if name is None:
+        raise SpecError(
+            f"no engine runs {artifact.variant.format} here; runnable formats: {', '.join(ENGINES)}"
+        )
+    engine = importlib.import_module(f"edge.engines.{name}")
+    session: Session = engine.open_engine(artifact, settings or EngineSettings())
+    return session

@@ -1,0 +1,1 @@
+"""Host room: devices and what is built for them."""

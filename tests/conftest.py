@@ -1,0 +1,102 @@
+"""Fixtures: the shared test data where it is present, and small models made on the spot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+def shared(relative: str) -> Path:
+    """A file of the shared folder beside the checkout; skips the test where it is absent."""
+    path = SHARED / relative
+    if not path.exists():
+        pytest.skip(f"shared/{relative} is not beside this checkout")
+    return path
+
+
+@pytest.fixture(scope="session")
+def rtmdet_file() -> Path:
+    """The real RTMDet-nano with its NMS inside."""
+    return shared("data/rtmdet-nano-person/end2end.onnx")
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[Path]:
+    """Four COCO photos with people; the first shows one person."""
+    return sorted(shared("data/coco").glob("*.jpg"))
+
+
+def tiny_simcc_model(
+    *, keypoints: int = 17, input_hw: tuple[int, int] = (64, 48), scale_norm: bool = False
+) -> Any:
+    """A valid SimCC graph of a few nodes with fixed random weights and a dynamic batch."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(5)
+    height, width = input_hw
+    tokens = (height // 16) * (width // 16)
+
+    def weight(name: str, *shape: int) -> Any:
+        value = rng.normal(0, 0.3, shape).astype(np.float32)
+        return numpy_helper.from_array(value, name)
+
+    nodes = [
+        helper.make_node(
+            "Conv", ["input", "conv.w"], ["map"], kernel_shape=[16, 16], strides=[16, 16]
+        ),
+        helper.make_node("Reshape", ["map", "shape"], ["tokens"]),
+    ]
+    last = "tokens"
+    weights = [
+        weight("conv.w", keypoints, 3, 16, 16),
+        numpy_helper.from_array(np.array([-1, keypoints, tokens], np.int64), "shape"),
+    ]
+    if scale_norm:
+        nodes += [
+            helper.make_node("ReduceL2", ["tokens"], ["norm"], axes=[-1], keepdims=1),
+            helper.make_node("Mul", ["norm", "dim"], ["scaled"]),
+            helper.make_node("Clip", ["scaled", "eps"], ["clipped"]),
+            helper.make_node("Div", ["tokens", "clipped"], ["unit"]),
+            helper.make_node("Mul", ["unit", "g"], ["normed"]),
+        ]
+        weights += [
+            numpy_helper.from_array(np.array(tokens**-0.5, np.float32), "dim"),
+            numpy_helper.from_array(np.array(1e-5, np.float32), "eps"),
+            numpy_helper.from_array(np.array([1.5], np.float32), "g"),
+        ]
+        last = "normed"
+    for axis, bins in (("x", 2 * width), ("y", 2 * height)):
+        nodes.append(helper.make_node("MatMul", [last, f"w_{axis}"], [f"simcc_{axis}"]))
+        weights.append(weight(f"w_{axis}", tokens, bins))
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3, height, width])],
+        [
+            helper.make_tensor_value_info(
+                f"simcc_{axis}", TensorProto.FLOAT, ["batch", keypoints, bins]
+            )
+            for axis, bins in (("x", 2 * width), ("y", 2 * height))
+        ],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model
+
+
+@pytest.fixture
+def tiny_onnx(tmp_path: Path) -> Path:
+    """A tiny SimCC model as a file ``tiny.onnx``."""
+    import onnx
+
+    path = tmp_path / "tiny.onnx"
+    onnx.save(tiny_simcc_model(scale_norm=True), str(path))
+    return path

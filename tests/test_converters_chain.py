@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from converters.chain import Row, Step, run_steps, staged_folder
+from converters.tools import run_tool, version_of
+from edge.errors import ModelFileError, StepError, ToolError
+from tests.conftest import ROOT
+
+
+def test_rows_come_in_order() -> None:
+    rows: list[Row] = []
+    steps = [Step("a", lambda: (5, "fine")), Step("b", lambda: (None, ""))]
+    run_steps("model", steps, rows.append)
+    assert [(r.model, r.step, r.size_bytes, r.verdict) for r in rows] == [
+        ("model", "a", 5, "fine"),
+        ("model", "b", None, ""),
+    ]
+
+
+def test_an_error_names_the_step_and_those_before_it() -> None:
+    def fail() -> tuple[int | None, str]:
+        raise ModelFileError("the file is bad")
+
+    done = [Step("load", lambda: (None, "")), Step("prepare", lambda: (None, ""))]
+    with pytest.raises(
+        ModelFileError, match=r"model, step convert \(after load, prepare\): the file is bad"
+    ):
+        run_steps("model", [*done, Step("convert", fail)], [].append)
+    broken = Step("write", lambda: (None, ""), ensures=lambda: "nothing was written")
+    with pytest.raises(StepError, match=r"write.*promise: nothing was written"):
+        run_steps("model", [broken], [].append)
+    blocked = Step("write", fail, requires=lambda: "no disk")
+    with pytest.raises(StepError, match="cannot start: no disk"):
+        run_steps("model", [blocked], [].append)
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    final = tmp_path / "deep" / "final"
+    with staged_folder(final) as private:
+        (private / "a").write_text("1")
+        assert not final.exists()
+    assert [p.name for p in final.parent.iterdir()] == ["final"]
+    with staged_folder(final) as private:
+        (private / "b").write_text("2")
+        assert (final / "a").exists()
+    assert [p.name for p in final.iterdir()] == ["b"]
+    assert [p.name for p in final.parent.iterdir()] == ["final"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, ModelFileError])
+def test_a_failure_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
+    final = tmp_path / "final"
+    final.mkdir()
+    (final / "old").write_text("1")
+
+    def half() -> None:
+        with staged_folder(final) as private:
+            (private / "new").write_text("2")
+            raise error
+
+    with pytest.raises(error):
+        half()
+    assert [p.name for p in tmp_path.iterdir()] == ["final"]
+    assert [p.name for p in final.iterdir()] == ["old"]
+
+
+def test_what_a_killed_process_left_is_swept_up(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from converters.chain import staged_folder\n"
+        "with staged_folder(Path(sys.argv[1])) as private:\n"
+        "    (private / 'half').write_text('x'); print('ready', flush=True); time.sleep(60)\n"
+    )
+    final = tmp_path / "final"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(final)], cwd=ROOT, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    (left,) = tmp_path.iterdir()
+    assert left.name == f".final.{process.pid}.part"
+    with staged_folder(final) as private:
+        (private / "whole").write_text("x")
+    assert [p.name for p in tmp_path.iterdir()] == ["final"]
+
+
+def test_another_live_process_keeps_its_folder(tmp_path: Path) -> None:
+    other = tmp_path / f".final.{os.getppid()}.part"
+    other.mkdir()
+    with staged_folder(tmp_path / "final"):
+        pass
+    assert other.is_dir()
+
+
+def test_a_tool_that_fails_shows_how(tmp_path: Path) -> None:
+    script = "import sys; print('line one'); print('the reason', file=sys.stderr); sys.exit(3)"
+    with pytest.raises(ToolError) as caught:
+        run_tool([sys.executable, "-c", script], tmp_path)
+    text = str(caught.value)
+    assert "exited with 3" in text
+    assert "the reason" in text
+    assert "-c" in text
+    with pytest.raises(ToolError, match="no such program"):
+        run_tool(["/no/such/program"], tmp_path)
+    with pytest.raises(ToolError, match="killed by signal 9"):
+        run_tool([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], tmp_path)
+    start = time.monotonic()
+    with pytest.raises(ToolError, match=r"did not end within 0\.5 s"):
+        run_tool([sys.executable, "-c", "import time; time.sleep(30)"], tmp_path, timeout_s=0.5)
+    assert time.monotonic() - start < 20
+    assert run_tool([sys.executable, "-c", "print(42)"], tmp_path) == "42\n"
+
+
+def test_versions_come_from_the_distributions() -> None:
+    assert version_of("numpy") == __import__("numpy").__version__
+    assert version_of("no-such-distribution") == "absent"

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from edge.codecs import detections, rtmdet, simcc
+from edge.session import Array
+from edge.spec import TensorSpec
+from tests.test_edge_spec import detector_spec, pose_spec
+
+# --- SimCC ----------------------------------------------------------------------------------------
+
+
+def naive_simcc(x: Array, y: Array, ratio: float) -> Array:
+    """One keypoint at a time, in plain Python."""
+    people, keypoints = x.shape[:2]
+    out = np.zeros((people, keypoints, 3))
+    for n in range(people):
+        for k in range(keypoints):
+            row_x, row_y = list(x[n, k]), list(y[n, k])
+            score = min(max(row_x), max(row_y))
+            if score <= 0:
+                out[n, k] = (-1 / ratio, -1 / ratio, score)
+            else:
+                at = (row_x.index(max(row_x)), row_y.index(max(row_y)))
+                out[n, k] = (at[0] / ratio, at[1] / ratio, score)
+    return out
+
+
+@pytest.mark.parametrize("people", [1, 3])
+def test_simcc_equals_the_naive_decoder(people: int) -> None:
+    rng = np.random.default_rng(0)
+    outputs = {
+        # Rounded values make ties, negative ones the zero rule.
+        "simcc_x": np.round(rng.normal(-0.5, 0.4, (people, 17, 384)), 1).astype(np.float32),
+        "simcc_y": np.round(rng.normal(-0.5, 0.4, (people, 17, 512)), 1).astype(np.float32),
+    }
+    outputs["simcc_x"][0, 3] = -1
+    want = naive_simcc(outputs["simcc_x"], outputs["simcc_y"], 2.0)
+    got = simcc.decode(outputs, pose_spec())
+    assert got.dtype == np.float32
+    assert got.shape == (people, 17, 3)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+    assert (want[0, 3, :2] == -0.5).all()
+
+
+def test_simcc_ties_go_to_the_first_bin() -> None:
+    x, y = np.zeros((1, 17, 384), np.float32), np.zeros((1, 17, 512), np.float32)
+    x[..., [10, 20]] = 2.0
+    y[..., [300, 30]] = 1.0
+    got = simcc.decode({"simcc_x": x, "simcc_y": y}, pose_spec())
+    np.testing.assert_array_equal(got, np.broadcast_to([5.0, 15.0, 1.0], (1, 17, 3)))
+
+
+# --- RTMDet ---------------------------------------------------------------------------------------
+
+
+def naive_iou(a: Array, b: Array) -> float:
+    w = min(a[2], b[2]) - max(a[0], b[0])
+    h = min(a[3], b[3]) - max(a[1], b[1])
+    if w <= 0 or h <= 0:
+        return 0.0
+    areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    return float(w * h / (areas - w * h))
+
+
+def naive_rtmdet(
+    logits: list[Array], distances: list[Array], strides: tuple[int, ...]
+) -> list[tuple[list[float], int]]:
+    """Cell by cell, then greedy suppression pair by pair."""
+    found = []
+    for level_logits, level_distances, stride in zip(logits, distances, strides, strict=True):
+        classes, height, width = level_logits.shape
+        for c in range(classes):
+            for i in range(height):
+                for j in range(width):
+                    score = 1 / (1 + math.exp(-float(level_logits[c, i, j])))
+                    if score > 0.05:
+                        left, top, right, bottom = (float(v) for v in level_distances[:, i, j])
+                        x, y = j * stride, i * stride
+                        box = [x - left, y - top, x + right, y + bottom]
+                        found.append(([*box, score], c))
+    found.sort(key=lambda row: -row[0][4])
+    kept: list[tuple[list[float], int]] = []
+    for box, label in found:
+        if all(
+            label != other_label or naive_iou(np.array(box), np.array(other)) <= 0.6
+            for other, other_label in kept
+        ):
+            kept.append((box, label))
+    return kept[:100]
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("shift", [-6.0, -3.0])
+def test_rtmdet_equals_the_naive_decoder(classes: int, shift: float) -> None:
+    rng = np.random.default_rng(classes)
+    sizes = (40, 20, 10)
+    logits = [rng.normal(shift, 2, (1, classes, n, n)).astype(np.float32) for n in sizes]
+    distances = [rng.uniform(-4, 60, (1, 4, n, n)).astype(np.float32) for n in sizes]
+    spec = detector_spec(
+        outputs=tuple(
+            TensorSpec(f"t{i}", tuple(t.shape)) for i, t in enumerate([*logits, *distances])
+        )
+    )
+    outputs = {f"t{i}": t for i, t in enumerate([*logits, *distances])}
+    (boxes, labels) = rtmdet.decode(outputs, spec)[0]
+    want = naive_rtmdet([t[0] for t in logits], [t[0] for t in distances], spec.strides)
+    assert len(boxes) == len(want) > 10
+    np.testing.assert_allclose(boxes, [row for row, _ in want], rtol=1e-5, atol=1e-4)
+    np.testing.assert_array_equal(labels, [label for _, label in want])
+
+
+def test_rtmdet_finds_nothing_in_an_empty_picture() -> None:
+    spec = detector_spec()
+    outputs = {t.name: np.full([s or 1 for s in t.shape], -9.0, np.float32) for t in spec.outputs}
+    (boxes, labels) = rtmdet.decode(outputs, spec)[0]
+    assert boxes.shape == (0, 5)
+    assert labels.shape == (0,)
+
+
+def test_rtmdet_keeps_the_best_candidates_of_each_level() -> None:
+    spec = detector_spec(nms_candidates_per_level=7, max_boxes=100)
+    outputs = {t.name: np.zeros([s or 1 for s in t.shape], np.float32) for t in spec.outputs}
+    for tensor in spec.outputs[3:]:
+        outputs[tensor.name][:] = 1.0  # boxes of 2x2 px, apart from each other at every stride
+    outputs["logits_s8"][0, 0] = np.linspace(0, 4, 1600).reshape(40, 40)
+    (boxes, _) = rtmdet.decode(outputs, spec)[0]
+    best = boxes[boxes[:, 4] > 0.9]
+    assert len(best) == 7
+    assert best[0, 4] == pytest.approx(1 / (1 + math.exp(-4)))
+
+
+def test_suppression_agrees_with_opencv() -> None:
+    cv2 = pytest.importorskip("cv2")
+    rng = np.random.default_rng(3)
+    corner = rng.uniform(0, 200, (300, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(10, 80, (300, 2))], axis=1)
+    boxes = boxes.astype(np.float32)
+    scores = (1 + rng.permutation(300)).astype(np.float32) / 300
+    kept = rtmdet.suppress(boxes, scores, np.zeros(300, np.int64), 0.5, 1000)
+    xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    want = cv2.dnn.NMSBoxes(xywh.tolist(), scores.tolist(), 0.0, 0.5)
+    np.testing.assert_array_equal(kept, np.asarray(want).reshape(-1))
+
+
+# --- detections -----------------------------------------------------------------------------------
+
+
+def test_detections_drop_padding_rows() -> None:
+    spec = detector_spec(
+        codec="detections",
+        outputs=(TensorSpec("dets", (1, None, 5)), TensorSpec("labels", (1, None), "int64")),
+        strides=(),
+    )
+    dets = np.array([[[1, 2, 30, 40, 0.9], [5, 5, 9, 9, 0.06], [0, 0, 0, 0, 0]]], np.float32)
+    labels = np.array([[0, 2, 0]], np.int64)
+    (boxes, kept_labels) = detections.decode({"dets": dets, "labels": labels}, spec)[0]
+    np.testing.assert_array_equal(boxes, dets[0, :2])
+    np.testing.assert_array_equal(kept_labels, [0, 2])
+    empty = detections.decode({"dets": dets[:, 2:], "labels": np.array([[-1]])}, spec)[0]
+    assert empty[0].shape == (0, 5)
