@@ -67,6 +67,7 @@ def staged_folder(final: Path) -> Iterator[Path]:
     On any exception, Ctrl-C included, the private folder goes and ``final`` stays as it was. What
     a killed process left behind is removed by the next one.
     """
+    made = [parent for parent in final.parents if not parent.exists()]
     final.parent.mkdir(parents=True, exist_ok=True)
     for stale in final.parent.glob(f".{final.name}.*.part"):
         if not _is_alive(int(stale.name.split(".")[-2])):
@@ -88,6 +89,9 @@ def staged_folder(final: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(private, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+        for parent in made:
+            if not any(parent.iterdir()):
+                parent.rmdir()
 
 
 def _is_alive(pid: int) -> bool:

@@ -2,8 +2,9 @@
 
 Loss and codec are those of the official recipe (SimCC targets, Kullback-Leibler divergence with
 beta 10 and label softmax). Three things differ because the budget is an hour of two CPU cores and
-not days of eight GPUs: the attention starts near zero, an auxiliary loss first teaches the
-coarse maps where each keypoint is, and the schedule follows the clock instead of the epoch.
+not days of eight GPUs: the attention starts small, an auxiliary loss first teaches the coarse
+maps of two stages where each keypoint is, and the schedule follows the clock instead of the
+epoch.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Sampler, default_collate
 
-from converters.architectures.rtmpose import SIMCC_SPLIT_RATIO, STRIDE, RTMPose
+from converters.architectures.rtmpose import SIMCC_SPLIT_RATIO, RTMPose
 
 RESUME_FILE = "last.pth"
 EMA_FILE = "ema.pth"
@@ -45,16 +46,16 @@ class TrainingSettings:
 
     minutes: float
     """Wall-clock budget, evaluations and earlier parts of a resumed run included."""
-    batch: int = 32
-    learning_rate: float = 8e-4
+    batch: int = 16
+    learning_rate: float = 7e-4
     final_learning_rate: float = 4e-6
     weight_decay: float = 0.05
     warm_up_fraction: float = 0.02
     """Of the budget; the rate then follows a cosine to `final_learning_rate`."""
     clip_norm: float = 20.0
     ema_decay: float = 0.998
-    auxiliary_weight: float = 5.0
-    auxiliary_fraction: float = 0.4
+    auxiliary_weight: float = 3.0
+    auxiliary_fraction: float = 0.8
     """Of the budget; the auxiliary weight falls linearly to zero until then."""
     sigma_bins: tuple[float, float] = (4.9, 5.66)
     """Deviation of the target Gaussians along x and y, in bins (half pixels)."""
@@ -134,7 +135,7 @@ def divergence(logits: Tensor, targets: Tensor, beta: float) -> Tensor:
 
 def pose_loss(
     simcc: tuple[Tensor, Tensor],
-    keypoint_maps: Tensor,
+    maps: Sequence[Tensor],
     keypoints_xyv: Tensor,
     settings: TrainingSettings,
     auxiliary_weight: float,
@@ -143,32 +144,35 @@ def pose_loss(
 
     Args:
         simcc: simcc_x (N, K, 2 W) and simcc_y (N, K, 2 H), raw.
-        keypoint_maps: (N, K, H / 32, W / 32), the head's input; the auxiliary loss is the cross
-            entropy of asking them, as logits over cells, for the keypoint's cell.
+        maps: each (N, K, rows, columns) over the whole crop; the auxiliary loss is the mean cross
+            entropy of asking each, as logits over its cells, for the keypoint's cell.
         keypoints_xyv: (N, K, 3); visibility 0 weighs nothing, hidden (1) and seen (2) the same.
         settings: sigma and beta.
         auxiliary_weight: of the second result, already applied; 0 skips it.
     """
     weights = (keypoints_xyv[..., 2] > 0).float()
     counted = weights.sum().clamp(min=1)
-    coordinate = keypoint_maps.new_zeros(())
+    coordinate = weights.new_zeros(())
     for axis, logits in enumerate(simcc):
         targets = simcc_targets(
             keypoints_xyv[..., axis], logits.shape[-1], settings.sigma_bins[axis]
         )
         kl = divergence(logits, targets, settings.beta)
         coordinate = coordinate + (kl * weights).sum() / counted
-    if not auxiliary_weight:
-        return coordinate, coordinate.new_zeros(())
-    rows, columns = keypoint_maps.shape[2:]
-    cell_x = (keypoints_xyv[..., 0] / STRIDE).long().clamp(0, columns - 1)
-    cell_y = (keypoints_xyv[..., 1] / STRIDE).long().clamp(0, rows - 1)
-    entropy = functional.cross_entropy(
-        keypoint_maps.flatten(2).flatten(0, 1),
-        (cell_y * columns + cell_x).flatten(),
-        reduction="none",
-    )
-    return coordinate, auxiliary_weight * (entropy * weights.flatten()).sum() / counted
+    auxiliary = weights.new_zeros(())
+    if auxiliary_weight:
+        width, height = (logits.shape[-1] / SIMCC_SPLIT_RATIO for logits in simcc)
+        for each in maps:
+            rows, columns = each.shape[2:]
+            cell_x = (keypoints_xyv[..., 0] * columns / width).long().clamp(0, columns - 1)
+            cell_y = (keypoints_xyv[..., 1] * rows / height).long().clamp(0, rows - 1)
+            entropy = functional.cross_entropy(
+                each.flatten(2).flatten(0, 1),
+                (cell_y * columns + cell_x).flatten(),
+                reduction="none",
+            )
+            auxiliary = auxiliary + (entropy * weights.flatten()).sum() / counted / len(maps)
+    return coordinate, auxiliary_weight * auxiliary
 
 
 def learning_rate_at(progress: float, settings: TrainingSettings) -> float:
@@ -239,6 +243,31 @@ class Averaged:
                 value.copy_(latest[key])
 
 
+class FineMaps(nn.Module):
+    """Keypoint maps of the third stage, (N, K, H / 16, W / 16), for the auxiliary loss.
+
+    Supervision in the middle of the network: the early layers learn where keypoints are from a
+    loss three blocks away, at twice the head's resolution. It belongs to the training, not to
+    the model: `detach` leaves that as it was.
+    """
+
+    def __init__(self, model: RTMPose) -> None:
+        super().__init__()
+        channels = model.backbone.stage3[0].conv.out_channels
+        self.conv = nn.Conv2d(channels, model.head.final_layer.out_channels, 3, padding=1)
+        self.features: Tensor | None = None
+        hook = model.backbone.stage3.register_forward_hook(self._keep)
+        self.detach: Callable[[], None] = hook.remove
+
+    def _keep(self, module: nn.Module, inputs: Any, output: Tensor) -> None:  # noqa: ARG002
+        self.features = output
+
+    def forward(self) -> Tensor:
+        """The maps of the images that the model saw last; each can be had once."""
+        features, self.features = self.features, None
+        return self.conv(features)
+
+
 class _Onwards(Sampler):
     """Indices start, start + 1, ... around the data set, without end."""
 
@@ -280,12 +309,14 @@ def train(
     out_dir.mkdir(parents=True, exist_ok=True)
     model = model.to(memory_format=torch.channels_last).train()
     averaged = Averaged(model, settings.ema_decay)
-    optimizer = _optimizer(model, settings)
+    fine_maps = FineMaps(model)
+    optimizer = _optimizer(model, fine_maps, settings)
     samples, elapsed_before_s = 0, 0.0
     if (out_dir / RESUME_FILE).exists():
         state = torch.load(out_dir / RESUME_FILE, map_location="cpu", weights_only=True)
         _check_settings(state["settings"], settings)
         model.load_state_dict(state["model"])
+        fine_maps.load_state_dict(state["fine_maps"])
         averaged.model.load_state_dict(state["ema"])
         averaged.updates = state["updates"]
         optimizer.load_state_dict(state["optimizer"])
@@ -308,6 +339,7 @@ def train(
             "ema": ema,
             "updates": averaged.updates,
             "optimizer": optimizer.state_dict(),
+            "fine_maps": fine_maps.state_dict(),
         }
         _save(state, out_dir / RESUME_FILE)
 
@@ -330,8 +362,9 @@ def train(
         rate = learning_rate_at(done, settings)
         for group in optimizer.param_groups:
             group["lr"] = rate
+        weight = auxiliary_weight_at(done, settings)
         coordinate, auxiliary = _step(
-            model, images, keypoints, settings, auxiliary_weight_at(done, settings), optimizer
+            model, fine_maps, images, keypoints, settings, weight, optimizer
         )
         averaged.update(model)
         samples += len(images)
@@ -353,6 +386,7 @@ def train(
             progress(_described(samples, evaluate(averaged.model, held_out)))
             evaluated_s = elapsed_s()
     save()
+    fine_maps.detach()
     scores = None
     if held_out is not None:
         scores = evaluate(averaged.model, held_out)
@@ -360,14 +394,14 @@ def train(
     return TrainingResult(samples, elapsed_s(), scores, out_dir / EMA_FILE)
 
 
-def _optimizer(model: RTMPose, settings: TrainingSettings) -> Any:
+def _optimizer(model: RTMPose, fine_maps: FineMaps, settings: TrainingSettings) -> Any:
     """AdamW; norms, biases, scale factors and the attention's gamma and beta are not decayed.
 
     The official recipe decays the last two; a run of an hour must not pull the attention to zero.
     """
     decayed: list[Tensor] = []
     free: list[Tensor] = []
-    for name, parameter in model.named_parameters():
+    for name, parameter in (*model.named_parameters(), *fine_maps.named_parameters()):
         is_scale = parameter.ndim < 2 or name.endswith((".gamma", ".beta"))
         (free if is_scale else decayed).append(parameter)
     groups = [
@@ -379,6 +413,7 @@ def _optimizer(model: RTMPose, settings: TrainingSettings) -> Any:
 
 def _step(
     model: RTMPose,
+    fine_maps: FineMaps,
     images: Tensor,
     keypoints: Tensor,
     settings: TrainingSettings,
@@ -388,10 +423,12 @@ def _step(
     images = images.contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
         keypoint_maps = model.keypoint_maps(images)
+        maps = [keypoint_maps.float()]
+        if auxiliary_weight:
+            maps.append(fine_maps().float())
     # The head stays in float32: its norms and squared scores lose too much in bfloat16.
-    keypoint_maps = keypoint_maps.float()
-    simcc = model.head.coordinates(keypoint_maps)
-    coordinate, auxiliary = pose_loss(simcc, keypoint_maps, keypoints, settings, auxiliary_weight)
+    simcc = model.head.coordinates(maps[0])
+    coordinate, auxiliary = pose_loss(simcc, maps, keypoints, settings, auxiliary_weight)
     loss = coordinate + auxiliary
     if not bool(loss.isfinite()):
         raise ValueError(f"the loss is {float(loss.detach())}; resume with a smaller learning_rate")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import shutil
 import signal
 import sys
@@ -250,7 +251,7 @@ def _say_next(
     print("\nartifacts:")
     for folder in folders:
         print(f"  {folder}")
-    program = "edge" if shutil.which("edge") else sys.argv[0]
+    program = "edge" if shutil.which("edge") else os.path.relpath(Path(sys.prefix) / "bin" / "edge")
     command = f"{program} run --model {folders[0]}"
     if len(sources) > 1:
         command += f" --detector {folders[len(variants)]}"
@@ -332,12 +333,10 @@ def _synthetic(arguments: argparse.Namespace) -> int:
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     make = crop_scene if arguments.crops else scene
-    scenes = []
-    for index in range(arguments.count):
-        made = make(arguments.seed, index)
-        write_image(arguments.out / f"{index:012d}.png", made.image_bgr)
-        scenes.append(made)
+    scenes = [make(arguments.seed, index) for index in range(arguments.count)]
     annotations = coco_annotations(scenes)
+    for made, entry in zip(scenes, annotations["images"], strict=True):
+        write_image(arguments.out / entry["file_name"], made.image_bgr)
     write_bytes(arguments.out / "annotations.json", json.dumps(annotations).encode())
     people = len(annotations["annotations"])
     print(f"{arguments.count} pictures with {people} people in {arguments.out}")
@@ -399,6 +398,9 @@ def _run(arguments: argparse.Namespace) -> int:
             raise ImageError(f"two pictures are called {path.name}; run them into two folders")
         if (arguments.out / path.name).resolve() == path.resolve():
             raise ImageError(f"{path}: --out would overwrite it; choose another folder")
+        # All are looked at before the first is written: a damaged one among a thousand should not
+        # be found after an hour.
+        read_image(path)
     with ExitStack() as stack:
         pose = PoseEstimator(stack.enter_context(_open(arguments.model, arguments)))
         detector = None

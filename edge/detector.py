@@ -76,4 +76,6 @@ class Detector:
         height, width = image_bgr.shape[:2]
         corners = placement.to_image(boxes[:, :4].reshape(-1, 2, 2))
         corners = np.clip(corners, 0, np.array([width, height], np.float32))
-        return Boxes(corners.reshape(-1, 4).astype(np.float32), boxes[:, 4], labels)
+        # What lies wholly beside the picture has no area left.
+        real = (corners[:, 1] > corners[:, 0]).all(axis=1)
+        return Boxes(corners[real].reshape(-1, 4), boxes[real, 4], labels[real])

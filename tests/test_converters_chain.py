@@ -15,6 +15,10 @@ from edge.errors import ModelFileError, StepError, ToolError
 from tests.conftest import ROOT
 
 
+def ignore(row: Row) -> None:
+    del row
+
+
 def test_rows_come_in_order() -> None:
     rows: list[Row] = []
     steps = [Step("a", lambda: (5, "fine")), Step("b", lambda: (None, ""))]
@@ -33,13 +37,13 @@ def test_an_error_names_the_step_and_those_before_it() -> None:
     with pytest.raises(
         ModelFileError, match=r"model, step convert \(after load, prepare\): the file is bad"
     ):
-        run_steps("model", [*done, Step("convert", fail)], [].append)
+        run_steps("model", [*done, Step("convert", fail)], ignore)
     broken = Step("write", lambda: (None, ""), ensures=lambda: "nothing was written")
     with pytest.raises(StepError, match=r"write.*promise: nothing was written"):
-        run_steps("model", [broken], [].append)
+        run_steps("model", [broken], ignore)
     blocked = Step("write", fail, requires=lambda: "no disk")
     with pytest.raises(StepError, match="cannot start: no disk"):
-        run_steps("model", [blocked], [].append)
+        run_steps("model", [blocked], ignore)
 
 
 def test_a_folder_appears_whole(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def as_fp16(model: Any) -> Any:
 def naive_scale_norm(x: Array) -> Array:
     wide = x.astype(np.float64)
     norm = np.sqrt((wide**2).sum(-1, keepdims=True)) * DIM**-0.5
-    return wide / np.maximum(norm, 1e-5) * 1.5
+    return np.asarray(wide / np.maximum(norm, 1e-5) * 1.5)
 
 
 SPELLINGS = ["reduce_l2", "reduce_l2_axes_input", "mul_sum_sqrt", "pow_sum_pow"]

@@ -139,7 +139,7 @@ def test_suppression_agrees_with_opencv() -> None:
     corner = rng.uniform(0, 200, (300, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(10, 80, (300, 2))], axis=1)
     boxes = boxes.astype(np.float32)
-    scores = (1 + rng.permutation(300)).astype(np.float32) / 300
+    scores = ((1 + rng.permutation(300)) / 300).astype(np.float32)
     kept = rtmdet.suppress(boxes, scores, np.zeros(300, np.int64), 0.5, 1000)
     xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     want = cv2.dnn.NMSBoxes(xywh.tolist(), scores.tolist(), 0.0, 0.5)

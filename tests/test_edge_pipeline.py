@@ -122,6 +122,11 @@ def test_boxes_are_clipped_to_the_image() -> None:
     np.testing.assert_allclose(boxes.boxes_xyxy, [[120, 16, 200, 150]], atol=1e-3)
 
 
+def test_a_box_beside_the_image_is_dropped() -> None:
+    detector = Detector(two_class_detector(one_person(3.0)))
+    assert len(detector(np.zeros((15, 320, 3), np.uint8))) == 0
+
+
 def test_score_and_label_choose() -> None:
     image = np.zeros((320, 320, 3), np.uint8)
     assert len(Detector(two_class_detector(one_person(0.0)), score_threshold=0.6)(image)) == 0
