@@ -7,14 +7,14 @@ border 0), RGB, mean and std subtracted and divided.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.synthetic import crop_scene
+from calibration.synthetic import Scene, crop_scene
 
 BOX_PADDING = 1.25
 MEAN_RGB = np.array([123.675, 116.28, 103.53], np.float32)
@@ -23,30 +23,6 @@ STD_RGB = np.array([58.395, 57.12, 57.375], np.float32)
 _MIRRORED_KEYPOINTS = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
 _UPPER_BODY = list(range(11))
 _LOWER_BODY = list(range(11, 17))
-
-
-class Person(Protocol):
-    """What is known of a rendered person, in pixels of the picture."""
-
-    @property
-    def keypoints_xyv(self) -> NDArray[Any]:
-        """(17, 3): x, y, visibility (0 absent, 1 hidden, 2 seen)."""
-
-    @property
-    def box_xyxy(self) -> Any:
-        """Four numbers: left, top, right, bottom."""
-
-
-class Scene(Protocol):
-    """A rendered picture with its people; the first one is the crop's subject."""
-
-    @property
-    def image_bgr(self) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8."""
-
-    @property
-    def people(self) -> Sequence[Any]:
-        """The people, each a `Person`."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +135,7 @@ class SyntheticCrops:
         if not 0 <= index < self.count:
             raise IndexError(f"sample {index} of {self.count}")
         scene = self.scene_of(self.seed, index)
-        person: Person = scene.people[0]
+        person = scene.people[0]
         keypoints = np.array(person.keypoints_xyv, np.float64)
         box = np.array(person.box_xyxy, np.float64)
         if not self.augmented:
@@ -212,6 +188,35 @@ class SyntheticCrops:
         inside = np.all((mapped[:, :2] >= 0) & (mapped[:, :2] <= (width - 1, height - 1)), axis=1)
         mapped[~inside, 2] = 0
         return mapped
+
+
+class RecentScenes:
+    """A source of scenes that uses each about `uses` times: rendering costs more than training.
+
+    Called as (seed, index) -> Scene, it renders every `uses`-th time and otherwise gives one of the
+    last `size` scenes at random, which a crop's own augmentation makes a new picture of. What it
+    gives depends on the calls before, so it suits training and never a test set.
+    """
+
+    def __init__(
+        self, render: Callable[[int, int], Scene] = crop_scene, *, size: int = 3000, uses: int = 3
+    ) -> None:
+        if size < 1 or uses < 1:
+            raise ValueError(f"size and uses are at least 1, got {size} and {uses}")
+        self._render, self._size, self._uses = render, size, uses
+        self._scenes: list[Scene] = []
+
+    def __call__(self, seed: int, index: int) -> Scene:
+        """A scene for sample `index`, new or used before."""
+        if index % self._uses and len(self._scenes) > min(300, self._size - 1):
+            place = np.random.default_rng((seed, index, 99)).integers(len(self._scenes))
+            return self._scenes[int(place)]
+        made = self._render(seed, index)
+        if len(self._scenes) < self._size:
+            self._scenes.append(made)
+        else:
+            self._scenes[(index // self._uses) % self._size] = made
+        return made
 
 
 def _half_body_box(

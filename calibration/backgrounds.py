@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 
-import cv2  # noqa: TID253 - host only, drawing is what this module is for
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.figures import noise_window
+from calibration.noise import noise_window
 
 __all__ = ["background", "camera_effects", "occluder"]
 
@@ -227,21 +227,24 @@ def occluder(
     return covered
 
 
-def camera_effects(image: U8, rng: np.random.Generator) -> U8:
-    """What a camera does: exposure and colour, blur, lost resolution, noise, JPEG."""
+def camera_effects(image: U8, rng: np.random.Generator, variety: float = 1.0) -> U8:
+    """What a camera does: exposure and colour, blur, lost resolution, noise, JPEG.
+
+    `variety` below 1 makes blur, lost resolution and missing colour rarer in proportion.
+    """
     height, width = image.shape[:2]
     # Every picture gets a little blur; figures are drawn with hard edges.
-    sigma = 0.5 + (2.2 * rng.random() ** 2 if rng.random() < 0.35 else 0.0)
+    sigma = 0.5 + (2.2 * rng.random() ** 2 if rng.random() < 0.35 * variety else 0.0)
     sigma *= height / 320 if height > 320 else 1.0
     image = cv2.GaussianBlur(image, (0, 0) if sigma > 0.8 else (3, 3), sigma)
-    if rng.random() < 0.08:
+    if rng.random() < 0.08 * variety:
         length = 3 + 2 * int(rng.random() * 5)
         angle, middle = rng.random() * math.pi, length // 2
         kernel = np.zeros((length, length), np.float32)
         dx, dy = round(middle * math.cos(angle)), round(middle * math.sin(angle))
         cv2.line(kernel, (middle - dx, middle - dy), (middle + dx, middle + dy), 1.0)
         image = cv2.filter2D(image, -1, kernel / kernel.sum())
-    if rng.random() < 0.30:
+    if rng.random() < 0.30 * variety:
         scale = 0.25 + 0.65 * rng.random()
         size = (max(8, int(width * scale)), max(8, int(height * scale)))
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
@@ -255,7 +258,7 @@ def camera_effects(image: U8, rng: np.random.Generator) -> U8:
     ramp = (np.arange(256) / 255.0)[:, None] ** gamma
     table = (ramp * 255.0 - 128.0) * contrast * cast + 128.0 + bright
     image = cv2.LUT(image, np.clip(table, 0, 255).astype(np.uint8)[None])
-    if rng.random() < 0.06:
+    if rng.random() < 0.06 * variety:
         image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
     if rng.random() < 0.5:
         strength = 0.40 * rng.random() ** 1.5

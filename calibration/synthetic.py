@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.backgrounds import background, camera_effects, occluder
-from calibration.figures import Body, Figure, posed_body, render
+from calibration.figures import Figure, render
+from calibration.postures import posed_body
+from calibration.skeleton import Body
 from edge.spec import KEYPOINT_SETS
 
 __all__ = ["Person", "Scene", "coco_annotations", "crop_scene", "scene"]
@@ -108,19 +110,24 @@ def _check_size(image_hw: tuple[int, int]) -> None:
         raise ValueError(f"image_hw is {image_hw}: both sides must be 32 px or more")
 
 
-def crop_scene(seed: int, index: int, *, image_hw: tuple[int, int] = (320, 256)) -> Scene:
+def crop_scene(
+    seed: int, index: int, *, image_hw: tuple[int, int] = (320, 256), variety: float = 1.0
+) -> Scene:
     """A picture of one annotated person who fills most of it, for a pose model.
 
     In about one in six the picture is a close-up that cuts the person off; in about one in five
-    a second person, not annotated, is partly in the picture, behind. The same seed, index and
-    size give the same picture. Raises ValueError for sides under 32 px.
+    a second person, not annotated, is partly in the picture, behind. `variety` from 0 to 1 makes
+    all that is hard rarer in proportion: these two, things in front, unusual postures and views,
+    camera faults; limbs also move less. The same arguments give the same picture. Raises ValueError for sides under 32 px and a variety outside of 0 to 1.
     """
     _check_size(image_hw)
+    if not 0 <= variety <= 1:
+        raise ValueError(f"variety is {variety}: give 0 (calm) to 1 (everything)")
     rng = _generator(seed, index, 1)
     height, width = image_hw
     image = background(rng, image_hw)
     light = _light(rng)
-    if rng.random() < 0.18:
+    if rng.random() < 0.18 * variety:
         other = posed_body(rng)
         size = height * (0.4 + 0.7 * rng.random())
         distance = 3.0 + 4.0 * rng.random()
@@ -132,7 +139,7 @@ def crop_scene(seed: int, index: int, *, image_hw: tuple[int, int] = (320, 256))
             _paste(image, behind)
     figure = None
     while figure is None:
-        body = posed_body(rng)
+        body = posed_body(rng, variety=variety)
         distance = body.size["height"] * (1.1 + 4.0 * rng.random() ** 1.5)
         left, top, right, bottom = _extent(body, distance)
         spread_x, spread_y = right - left, bottom - top
@@ -140,7 +147,7 @@ def crop_scene(seed: int, index: int, *, image_hw: tuple[int, int] = (320, 256))
         focal = fill * min(height / spread_y, width / spread_x)
         x = 0.5 * width - focal * 0.5 * (left + right)
         y = 0.5 * height - focal * 0.5 * (top + bottom)
-        if rng.random() < 0.17:
+        if rng.random() < 0.17 * variety:
             # A close-up on a stretch of the body, more often its upper end.
             zoom = 1.3 + 1.2 * rng.random()
             at = 0.5 * rng.random() if rng.random() < 0.75 else rng.random()
@@ -153,12 +160,12 @@ def crop_scene(seed: int, index: int, *, image_hw: tuple[int, int] = (320, 256))
         figure = render(rng, body, image_hw, focal, (x, y), distance, light)
     _paste(image, figure)
     covers = []
-    if rng.random() < 0.30:
+    if rng.random() < 0.30 * variety:
         for _ in range(1 if rng.random() < 0.7 else 2):
             aim = figure.keypoints_xy[int(rng.random() * 17)]
             reach = height * (0.08 + 0.30 * rng.random())
             covers.append(occluder(image, rng, (float(aim[0]), float(aim[1])), reach))
-    image = camera_effects(image, rng)
+    image = camera_effects(image, rng, variety)
     return Scene(image, (_person(figure, covers, image_hw),))
 
 

@@ -11,7 +11,8 @@ import pytest
 pytest.importorskip("cv2")
 
 from calibration import synthetic
-from calibration.figures import Figure, posed_body, render
+from calibration.figures import Figure, render
+from calibration.postures import posed_body
 from calibration.synthetic import Scene, coco_annotations, crop_scene, scene
 
 NOSE, LEFT_EYE, RIGHT_EYE = 0, 1, 2
@@ -324,3 +325,21 @@ def test_pycocotools_scores_the_truth_against_itself_as_perfect(
     evaluation.summarize()
     assert "Average Precision" in capsys.readouterr().out
     assert evaluation.stats[0] > 0.99
+
+
+def test_variety_is_how_often_hard_things_happen() -> None:
+    """Calm pictures hide fewer joints and cut nobody off; the same variety is the same picture."""
+    shares = []
+    for variety in (0.0, 0.25, 1.0):
+        people = [crop_scene(9, i, variety=variety).people[0] for i in range(60)]
+        states = np.stack([person.keypoints_xyv[:, 2] for person in people])
+        shares.append((float((states == 1).mean()), float((states == 0).mean())))
+    assert shares[0][0] < shares[1][0] < shares[2][0]
+    assert shares[0][1] == 0.0 < shares[2][1]
+    again = crop_scene(9, 3, variety=0.25).image_bgr
+    np.testing.assert_array_equal(again, crop_scene(9, 3, variety=0.25).image_bgr)
+    np.testing.assert_array_equal(
+        crop_scene(9, 3).image_bgr, crop_scene(9, 3, variety=1.0).image_bgr
+    )
+    with pytest.raises(ValueError, match="variety is 2"):
+        crop_scene(9, 3, variety=2)
