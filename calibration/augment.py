@@ -29,18 +29,18 @@ _LOWER_BODY = list(range(11, 17))
 class AugmentSettings:
     """How far a training crop departs from the plain one; the defaults are the demo model's."""
 
-    shift: float = 0.08
+    shift: float = 0.05
     """Largest shift of the box's centre, a fraction of the padded box's size."""
-    scale_range: tuple[float, float] = (0.85, 1.25)
-    rotation_probability: float = 0.4
-    rotation_max_deg: float = 30.0
+    scale_range: tuple[float, float] = (0.9, 1.15)
+    rotation_probability: float = 0.15
+    rotation_max_deg: float = 15.0
     flip_probability: float = 0.5
-    half_body_probability: float = 0.05
-    grayscale_probability: float = 0.05
-    blur_probability: float = 0.1
-    noise_probability: float = 0.1
-    erase_probability: float = 0.08
-    replicate_probability: float = 0.5
+    half_body_probability: float = 0.0
+    grayscale_probability: float = 0.02
+    blur_probability: float = 0.03
+    noise_probability: float = 0.03
+    erase_probability: float = 0.02
+    replicate_probability: float = 0.3
     """Of continuing the picture's rim outside of it, rather than the device's zeros."""
 
 

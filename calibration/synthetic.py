@@ -118,7 +118,8 @@ def crop_scene(
     In about one in six the picture is a close-up that cuts the person off; in about one in five
     a second person, not annotated, is partly in the picture, behind. `variety` from 0 to 1 makes
     all that is hard rarer in proportion: these two, things in front, unusual postures and views,
-    camera faults; limbs also move less. The same arguments give the same picture. Raises ValueError for sides under 32 px and a variety outside of 0 to 1.
+    camera faults; limbs also move less. The same arguments give the same picture. Raises
+    ValueError for sides under 32 px and a variety outside of 0 to 1.
     """
     _check_size(image_hw)
     if not 0 <= variety <= 1:

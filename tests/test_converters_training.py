@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from converters import training  # noqa: E402
+from converters import simcc_loss, training  # noqa: E402
 from converters.architectures.checkpoint import load_checkpoint, load_state_dict  # noqa: E402
 from converters.architectures.rtmpose import RTMPose  # noqa: E402
 from converters.training import TrainingSettings, evaluate, initialise, train  # noqa: E402
@@ -22,6 +22,7 @@ from converters.training import TrainingSettings, evaluate, initialise, train  #
 HW = (64, 64)
 KEYPOINTS = 5
 FOREVER = TrainingSettings(minutes=1000.0, batch=4, workers=0, warm_up_fraction=0.0)
+LOSS = (FOREVER.sigma_bins, FOREVER.beta)
 
 Sample = tuple[NDArray[np.float32], NDArray[np.float32]]
 
@@ -79,7 +80,7 @@ def test_targets_are_the_naive_gaussian() -> None:
             mu = round(coordinates[n, k] * 2)
             for i in range(bins):
                 wanted[n, k, i] = np.exp(-((i - mu) ** 2) / (2 * sigma**2))
-    found = training.simcc_targets(torch.from_numpy(coordinates), bins, sigma).numpy()
+    found = simcc_loss.simcc_targets(torch.from_numpy(coordinates), bins, sigma).numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-12)
     # The peak is where the decoder looks: bin / 2 is the coordinate.
     assert found[0, 1].argmax() / 2 == 10.0
@@ -94,7 +95,7 @@ def test_divergence_is_the_naive_sum() -> None:
         p = np.exp(10 * targets[0, k]) / np.exp(10 * targets[0, k]).sum()
         q = np.exp(10 * logits[0, k]) / np.exp(10 * logits[0, k]).sum()
         wanted[0, k] = np.sum(p * np.log(p / q))
-    found = training.divergence(torch.from_numpy(logits), torch.from_numpy(targets), 10.0)
+    found = simcc_loss.divergence(torch.from_numpy(logits), torch.from_numpy(targets), 10.0)
     np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-9)
 
 
@@ -108,20 +109,20 @@ def test_absent_keypoints_weigh_nothing_and_hidden_ones_count() -> None:
     simcc, maps = random_answers()
     keypoints = torch.tensor(np.stack([Dots.sample(i)[1] for i in range(2)]))
     keypoints[0, 1, 2] = 0
-    losses = training.pose_loss(simcc, [maps], keypoints, FOREVER, 1.0)
+    losses = simcc_loss.pose_loss(simcc, [maps], keypoints, *LOSS, 1.0)
     moved = keypoints.clone()
     moved[0, 1, :2] = torch.tensor([-500.0, 900.0])
-    same = training.pose_loss(simcc, [maps], moved, FOREVER, 1.0)
+    same = simcc_loss.pose_loss(simcc, [maps], moved, *LOSS, 1.0)
     assert [float(loss) for loss in losses] == [float(loss) for loss in same]
     hidden = keypoints.clone()
     hidden[1, :, 2] = 1
-    same = training.pose_loss(simcc, [maps], hidden, FOREVER, 1.0)
+    same = simcc_loss.pose_loss(simcc, [maps], hidden, *LOSS, 1.0)
     assert [float(loss) for loss in losses] == [float(loss) for loss in same]
 
 
 def test_a_batch_without_visible_keypoints_costs_nothing() -> None:
     simcc, maps = random_answers()
-    losses = training.pose_loss(simcc, [maps], torch.zeros(2, KEYPOINTS, 3), FOREVER, 1.0)
+    losses = simcc_loss.pose_loss(simcc, [maps], torch.zeros(2, KEYPOINTS, 3), *LOSS, 1.0)
     assert [float(loss) for loss in losses] == [0.0, 0.0]
 
 
@@ -131,9 +132,9 @@ def test_auxiliary_loss_asks_for_the_keypoints_cell() -> None:
     keypoints[..., 0], keypoints[..., 1], keypoints[..., 2] = 40.0, 10.0, 2.0  # row 0, column 1
     maps = torch.zeros(2, KEYPOINTS, 2, 2)
     maps[..., 0, 1] = 30.0
-    assert float(training.pose_loss(simcc, [maps], keypoints, FOREVER, 1.0)[1]) < 1e-6
-    assert float(training.pose_loss(simcc, [-maps], keypoints, FOREVER, 1.0)[1]) > 20
-    assert float(training.pose_loss(simcc, [-maps], keypoints, FOREVER, 0.0)[1]) == 0
+    assert float(simcc_loss.pose_loss(simcc, [maps], keypoints, *LOSS, 1.0)[1]) < 1e-6
+    assert float(simcc_loss.pose_loss(simcc, [-maps], keypoints, *LOSS, 1.0)[1]) > 20
+    assert float(simcc_loss.pose_loss(simcc, [-maps], keypoints, *LOSS, 0.0)[1]) == 0
 
 
 # --- schedule -----------------------------------------------------------------------------------
@@ -176,7 +177,7 @@ def test_four_samples_are_learnt(tmp_path: Path) -> None:
         with torch.no_grad():
             maps = model.keypoint_maps(images)
             simcc = model.head.coordinates(maps)
-            return float(training.pose_loss(simcc, [maps], keypoints, FOREVER, 0.0)[0])
+            return float(simcc_loss.pose_loss(simcc, [maps], keypoints, *LOSS, 0.0)[0])
 
     before = loss()
     result = train(

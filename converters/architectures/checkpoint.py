@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from edge.errors import ModelFileError
+
 _SHOWN = 5
 
 
-class CheckpointError(ValueError):
+class CheckpointError(ModelFileError):
     """A checkpoint that cannot be read safely, or that is not one of this model."""
 
 

@@ -20,13 +20,14 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from converters.architectures.cspnext import ConvModule
+from edge.errors import EdgeError
 
 INPUT_NAME = "input"
 OUTPUT_NAMES = ("simcc_x", "simcc_y")
 OPSET = 17
 
 
-class ExportError(RuntimeError):
+class ExportError(EdgeError):
     """The exported file is invalid or does not answer as the torch model does."""
 
 

@@ -1,0 +1,254 @@
+"""Judging answers: tensors one by one, and what they decode to.
+
+Keypoints are compared in input pixels, kept boxes by their overlap. ``LIMITS`` is the one table of
+what each precision may change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.codecs import BOX_CODECS, KEYPOINT_CODECS
+from edge.session import Array
+from edge.spec import ModelSpec, Precision
+
+__all__ = [
+    "KEPT_BOX_SCORE",
+    "KEPT_KEYPOINT_SCORE",
+    "LIMITS",
+    "BoxJudge",
+    "KeypointJudge",
+    "Limits",
+    "TensorDifference",
+    "TensorJudge",
+    "iou",
+]
+
+KEPT_BOX_SCORE = 0.3
+KEPT_KEYPOINT_SCORE = 0.3
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a precision may change.
+
+    - ``cosine_min``: of each output tensor and image, as one vector. Catches wrong weights and
+      swapped layouts, says little of single cells: those are judged by what they decode to.
+    - ``keypoint_mean_px``, ``keypoint_max_px``: distance in input pixels over the keypoints that
+      the reference scores at ``KEPT_KEYPOINT_SCORE`` or more; below, a SimCC distribution is flat
+      and its maximum arbitrary.
+    - ``keypoint_score``: largest change of a score of those.
+    - ``box_iou_min``, ``box_score``: over boxes that either side scores above ``KEPT_BOX_SCORE``;
+      each must have its counterpart.
+    """
+
+    cosine_min: float
+    keypoint_mean_px: float
+    keypoint_max_px: float
+    keypoint_score: float
+    box_iou_min: float
+    box_score: float
+
+
+# Why these: fp32 differs from the reference by the order of summation alone, which may still move
+# a maximum between two equal neighbouring bins (half a pixel each). fp16 keeps 11 bits of every
+# weight (and activation on ARM): logits move by about 0.01, boxes by a fraction of a pixel, and a
+# flat maximum by a few bins. Measured figures are in the README's table of variants.
+LIMITS: dict[Precision, Limits] = {
+    "fp32": Limits(0.99999, 0.05, 1.0, 0.01, 0.995, 0.01),
+    "fp16": Limits(0.999, 0.25, 3.0, 0.02, 0.98, 0.02),
+}
+
+
+@dataclass(frozen=True)
+class TensorDifference:
+    """Differences of one output over all images: the largest, the mean, the least cosine."""
+
+    name: str
+    max_abs: float
+    mean_abs: float
+    cosine_min: float
+
+
+class TensorJudge:
+    """Collects tensor differences over the images."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._rows: dict[str, list[tuple[float, float, float]]] = {}
+        self.failures: list[str] = []
+
+    def add(self, image: str, name: str, want: Array, got: Array) -> None:
+        """Take in one tensor of one image."""
+        if want.shape != got.shape:
+            self.failures.append(f"{name} of {image} has shape {got.shape}, not {want.shape}")
+            return
+        if not np.isfinite(got).all():
+            bad = int((~np.isfinite(got)).sum())
+            self.failures.append(f"{name} of {image} holds {bad} values that are not finite")
+            return
+        a, b = want.astype(np.float64).reshape(-1), got.astype(np.float64).reshape(-1)
+        difference = np.abs(a - b)
+        norm = float(np.linalg.norm(a) * np.linalg.norm(b))
+        cosine = float(a @ b) / norm if norm > 0 else float(np.array_equal(a, b))
+        self._rows.setdefault(name, []).append(
+            (float(difference.max(initial=0)), float(difference.mean()), cosine)
+        )
+        if cosine < self._limits.cosine_min:
+            self.failures.append(
+                f"{name} of {image}: cosine {cosine:.6f} is below {self._limits.cosine_min} "
+                f"(max abs difference {difference.max():.4g})"
+            )
+
+    def differences(self) -> list[TensorDifference]:
+        """The worst of each tensor over the images."""
+        return [
+            TensorDifference(
+                name,
+                max(row[0] for row in rows),
+                sum(row[1] for row in rows) / len(rows),
+                min(row[2] for row in rows),
+            )
+            for name, rows in self._rows.items()
+        ]
+
+
+class KeypointJudge:
+    """Compares decoded keypoints, one person an image."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._distances: list[npt.NDArray[np.float64]] = []
+        self._scores: list[float] = []
+        self.failures: list[str] = []
+
+    def add(
+        self,
+        image: str,
+        want_spec: ModelSpec,
+        want: dict[str, Array],
+        got_spec: ModelSpec,
+        got: dict[str, Array],
+    ) -> None:
+        """Take in both sides' outputs for one image with one person."""
+        reference = KEYPOINT_CODECS[want_spec.codec](want, want_spec)[0].astype(np.float64)
+        answer = KEYPOINT_CODECS[got_spec.codec](got, got_spec)[0].astype(np.float64)
+        kept = reference[:, 2] >= KEPT_KEYPOINT_SCORE
+        distance = np.linalg.norm(reference[:, :2] - answer[:, :2], axis=1)
+        score = np.abs(reference[:, 2] - answer[:, 2])
+        self._distances.append(distance[kept])
+        self._scores.append(float(score[kept].max(initial=0)))
+        names = want_spec.keypoints.keypoints
+        for index in np.flatnonzero(kept):
+            if distance[index] > self._limits.keypoint_max_px:
+                self.failures.append(
+                    f"{names[index]} of {image} is {distance[index]:.2f} px off "
+                    f"(limit {self._limits.keypoint_max_px:g})"
+                )
+            if score[index] > self._limits.keypoint_score:
+                self.failures.append(
+                    f"the score of {names[index]} of {image} is {score[index]:.4f} off "
+                    f"(limit {self._limits.keypoint_score:g})"
+                )
+        if len(distance[kept]) and distance[kept].mean() > self._limits.keypoint_mean_px:
+            self.failures.append(
+                f"the keypoints of {image} are {distance[kept].mean():.3f} px off on average "
+                f"(limit {self._limits.keypoint_mean_px:g})"
+            )
+
+    @property
+    def count(self) -> int:
+        """How many keypoints were compared."""
+        return sum(len(distances) for distances in self._distances)
+
+    def summary(self) -> dict[str, float]:
+        """Number of keypoints, mean and largest distance in px, largest change of score."""
+        every = np.concatenate(self._distances)
+        return {
+            "keypoints": float(len(every)),
+            "mean_px": float(every.mean()) if len(every) else 0.0,
+            "max_px": float(every.max(initial=0)),
+            "score": max(self._scores),
+        }
+
+
+class BoxJudge:
+    """Compares kept boxes: each needs one counterpart of its class, and none may be left over."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._ious: list[float] = []
+        self._scores: list[float] = []
+        self.failures: list[str] = []
+
+    def add(
+        self,
+        image: str,
+        want_spec: ModelSpec,
+        want: dict[str, Array],
+        got_spec: ModelSpec,
+        got: dict[str, Array],
+    ) -> None:
+        """Take in both sides' outputs for one image."""
+        boxes, labels = BOX_CODECS[want_spec.codec](want, want_spec)[0]
+        answers, answer_labels = BOX_CODECS[got_spec.codec](got, got_spec)[0]
+        # A counterpart may lie just below the score, a leftover may not lie clearly above it.
+        slack = self._limits.box_score
+        free = [i for i in range(len(answers)) if answers[i, 4] > KEPT_BOX_SCORE - slack]
+        for box, label in zip(boxes, labels, strict=True):
+            same = [i for i in free if answer_labels[i] == label]
+            ious = [iou(box, answers[i]) for i in same]
+            if box[4] <= KEPT_BOX_SCORE:
+                # Takes its counterpart away from the leftovers, and is not judged itself.
+                if ious and max(ious) >= self._limits.box_iou_min:
+                    free.remove(same[int(np.argmax(ious))])
+                continue
+            where = f"the box of {image} at {np.round(box[:4], 1).tolist()}"
+            if not ious or max(ious) < 0.5:
+                self.failures.append(f"{where} with score {box[4]:.3f} is gone")
+                continue
+            best = same[int(np.argmax(ious))]
+            free.remove(best)
+            score = abs(float(box[4] - answers[best, 4]))
+            self._ious.append(max(ious))
+            self._scores.append(score)
+            if max(ious) < self._limits.box_iou_min:
+                self.failures.append(
+                    f"{where} keeps an IoU of {max(ious):.4f} (limit {self._limits.box_iou_min})"
+                )
+            if score > self._limits.box_score:
+                self.failures.append(
+                    f"{where} has a score {score:.4f} off (limit {self._limits.box_score})"
+                )
+        for index in free:
+            if answers[index, 4] > KEPT_BOX_SCORE + slack:
+                self.failures.append(
+                    f"{image} has a box too many at {np.round(answers[index, :4], 1).tolist()} "
+                    f"with score {answers[index, 4]:.3f}"
+                )
+
+    @property
+    def count(self) -> int:
+        """How many boxes there were to compare."""
+        # Boxes that are gone were there to compare too.
+        return len(self._ious) + len(self.failures)
+
+    def summary(self) -> dict[str, float]:
+        """Number of boxes that were found again, least overlap, largest change of score."""
+        return {
+            "boxes": float(len(self._ious)),
+            "iou_min": min(self._ious, default=1.0),
+            "score": max(self._scores, default=0.0),
+        }
+
+
+def iou(a: Array, b: Array) -> float:
+    """Intersection over union of two boxes x1, y1, x2, y2 (further columns are ignored)."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    overlap = max(width, 0) * max(height, 0)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap
+    return float(overlap / union) if union > 0 else 0.0

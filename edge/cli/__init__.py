@@ -1,0 +1,183 @@
+"""The command line: ``edge COMMAND``.
+
+The composition root. ``host`` alone may import the host rooms, inside functions; ``device`` needs
+nothing but ``edge`` and an engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import edge
+from edge.cli import device, host
+from edge.errors import EdgeError
+from edge.session import default_threads
+
+__all__ = ["console", "main"]
+
+
+def console() -> NoReturn:
+    """Entry point of the ``edge`` command."""
+    sys.exit(main())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command: 0 it worked, 1 it did not (one clear line on stderr), 2 wrong usage."""
+    arguments = _parser().parse_args(argv)
+    # An ended session and `kill` clean up like Ctrl-C does.
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return int(arguments.run(arguments) or 0)
+    except EdgeError as error:
+        print(f"edge: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        # The reader of our output left; there is nobody to tell.
+        sys.stderr.close()
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"edge: {where}{error.strerror or error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("edge: interrupted; nothing half-written was left", file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return 1
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    del number, frame
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edge",
+        description="Verified conversions of pose models, and a numpy-only runtime for them.",
+        epilog="Start with: edge convert --target android   then: edge run --model "
+        "build/android-sd865/rtmpose-t-demo-ncnn-fp16 PHOTO --out build/run",
+    )
+    parser.add_argument("--version", action="version", version=f"edgepose {edge.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> Any:
+        added = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(run=run)
+        return added
+
+    convert = command("convert", host.convert, "Convert models for a target, verified.")
+    convert.add_argument("--target", default="android", help="target name (default: android)")
+    convert.add_argument(
+        "--model",
+        default=host.DEFAULT_MODEL,
+        help="pose model: zoo name or ONNX file (default: %(default)s)",
+    )
+    convert.add_argument("--detector", help="detector as well: zoo name or ONNX file")
+    convert.add_argument(
+        "--formats",
+        help="variants instead of the target's, comma-separated, for example onnx-fp32,ncnn-fp16",
+    )
+    convert.add_argument("--name", help="name of the pose model (default: after its file)")
+    convert.add_argument("--spec", type=Path, help="TOML or JSON spec of the pose model's file")
+    convert.add_argument("--size", type=_size, help="HxW of the detector's input (where dynamic)")
+    convert.add_argument("--images", type=Path, help="folder of pictures to compare answers on")
+    convert.add_argument("--out", type=Path, default=Path("build"), help="default: build")
+    convert.add_argument("--force", action="store_true", help="convert even what is up to date")
+    convert.add_argument(
+        "--keep-failed", action="store_true", help="keep artifacts that fail parity, marked so"
+    )
+    convert.add_argument("--json", action="store_true", help="print the table as JSON")
+
+    run = command("run", device.run, "Find people in pictures: draws them and writes keypoints.")
+    run.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="picture or folder")
+    run.add_argument("--model", required=True, help="artifact folder, ONNX file or zoo name")
+    run.add_argument("--detector", help="likewise; without one the whole picture is one box")
+    run.add_argument("--out", type=Path, required=True, metavar="DIR")
+    run.add_argument("--score", type=float, default=0.3, help="least box score (default: 0.3)")
+    run.add_argument(
+        "--keypoint-score", type=float, default=0.3, help="least score to draw (default: 0.3)"
+    )
+    run.add_argument(
+        "--json", action="store_true", help="COCO results, to stdout and DIR/coco_results.json"
+    )
+    _add_engine(run)
+
+    latency = command("latency", device.latency, "Time a network on this machine.")
+    latency.add_argument("model", help="artifact folder, ONNX file or zoo name")
+    latency.add_argument("--seconds", type=float, default=2.0, help="measure for (default: 2)")
+    latency.add_argument("--json", action="store_true")
+    _add_engine(latency)
+
+    verify = command("verify", host.verify, "Repeat the parity check of an artifact.")
+    verify.add_argument("artifact", type=Path)
+    verify.add_argument("--source", type=Path, help="the ONNX file it was made of, if it moved")
+    verify.add_argument("--images", type=Path, help="folder of pictures to compare answers on")
+    verify.add_argument("--allow-failed", action="store_true")
+    verify.add_argument("--json", action="store_true")
+
+    info = command("info", device.info, "Show all that is known of an artifact.")
+    info.add_argument("artifact", type=Path)
+    info.add_argument("--allow-failed", action="store_true")
+    info.add_argument("--json", action="store_true")
+
+    zoo = command("zoo", host.zoo, "List the models that can be named.")
+    zoo.add_argument("--json", action="store_true")
+
+    synthetic = command("synthetic", host.synthetic, "Write rendered people with COCO annotations.")
+    synthetic.add_argument("--out", type=Path, required=True, metavar="DIR")
+    synthetic.add_argument("--count", type=_count, default=16, help="pictures (default: 16)")
+    synthetic.add_argument("--seed", type=int, default=7, help="same seed, same pictures")
+    synthetic.add_argument("--crops", action="store_true", help="one person that fills a picture")
+
+    train = command("train", host.train, "Train the demo model (resumable).")
+    train.add_argument("--out", type=Path, required=True, metavar="DIR")
+    train.add_argument(
+        "--minutes", type=float, default=120.0, help="wall-clock budget in all (default: 120)"
+    )
+    train.add_argument(
+        "--variety", type=float, default=0.25, help="of the pictures, 0 to 1 (default: 0.25)"
+    )
+    train.add_argument(
+        "--bf16", action="store_true", help="convolutions in bfloat16, for CPUs that have it"
+    )
+    return parser
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--threads",
+        type=_count,
+        default=default_threads(),
+        help="CPU threads of the engine (default here: %(default)s)",
+    )
+    parser.add_argument(
+        "--inference-precision",
+        choices=["fp32", "fp16"],
+        help="arithmetic the engine may use (default: the variant's own)",
+    )
+    parser.add_argument(
+        "--allow-failed", action="store_true", help="use artifacts that failed their parity check"
+    )
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HxW, for example 320x320")
+    return int(height), int(width)

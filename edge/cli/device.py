@@ -1,0 +1,200 @@
+"""Commands that run on a device: ``edge`` and an engine are all they need."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge.artifact import MANIFEST, load_artifact
+from edge.detector import Detector
+from edge.errors import ImageError
+from edge.latency import LatencySettings, measure
+from edge.pipeline import Pipeline, Pose
+from edge.pose import PoseEstimator
+from edge.session import EngineSettings, Session, open_session
+from edge.spec import Precision
+
+
+def _open(text: str, arguments: argparse.Namespace) -> Session:
+    """A session of an artifact folder, or (in a checkout) of an untouched ONNX file."""
+    path = Path(text)
+    precision: Precision | None = arguments.inference_precision
+    if path.is_dir() or (path / MANIFEST).is_file():
+        artifact = load_artifact(path, allow_failed=arguments.allow_failed)
+        own: Precision = "fp16" if artifact.variant.precision == "fp16" else "fp32"
+        return open_session(artifact, EngineSettings(arguments.threads, precision or own))
+    from edge.cli.host import open_onnx
+
+    return open_onnx(text, EngineSettings(arguments.threads))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run a model, or a detector and a model, on pictures."""
+    from edge.picture import draw_poses, find_images, read_image, write_bytes, write_image
+
+    paths = find_images(arguments.images)
+    names = [path.name for path in paths]
+    for path in paths:
+        if names.count(path.name) > 1:
+            raise ImageError(f"two pictures are called {path.name}; run them into two folders")
+        if (arguments.out / path.name).resolve() == path.resolve():
+            raise ImageError(f"{path}: --out would overwrite it; choose another folder")
+        # All are looked at before the first is written: a damaged one among a thousand should not
+        # be found after an hour.
+        read_image(path)
+    with ExitStack() as stack:
+        pose = PoseEstimator(stack.enter_context(_open(arguments.model, arguments)))
+        detector = None
+        if arguments.detector:
+            session = stack.enter_context(_open(arguments.detector, arguments))
+            detector = Detector(session, score_threshold=arguments.score, label=0)
+        pipeline = Pipeline(pose, detector)
+        keypoints = pose.session.spec.keypoints
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        pictures, results = [], []
+        for index, path in enumerate(paths):
+            image = read_image(path)
+            poses = pipeline(image)
+            drawn = draw_poses(image, poses, keypoints, arguments.keypoint_score)
+            write_image(arguments.out / path.name, drawn)
+            pictures.append(_picture_json(path, image, poses, keypoints.keypoints))
+            image_id = int(path.stem) if path.stem.isdigit() else index + 1
+            results += [_coco_result(image_id, one) for one in poses]
+            if not arguments.json:
+                people = "1 person" if len(poses) == 1 else f"{len(poses)} people"
+                print(f"{path}: {people} -> {arguments.out / path.name}")
+    text = json.dumps({"keypoint_set": keypoints.name, "pictures": pictures}, indent=1)
+    write_bytes(arguments.out / "poses.json", text.encode())
+    if arguments.json:
+        write_bytes(arguments.out / "coco_results.json", json.dumps(results).encode())
+        print(json.dumps(results))
+    else:
+        print(f"keypoints -> {arguments.out / 'poses.json'}")
+    return 0
+
+
+def _picture_json(
+    path: Path, image: np.ndarray[Any, Any], poses: Sequence[Pose], names: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        "file": path.name,
+        "height_px": image.shape[0],
+        "width_px": image.shape[1],
+        "people": [
+            {
+                "box_xyxy": _rounded(pose.box_xyxy, 2),
+                "box_score": round(pose.box_score, 4),
+                "keypoints": {
+                    name: [*_rounded(point[:2], 2), *_rounded(point[2:], 4)]
+                    for name, point in zip(names, pose.keypoints, strict=True)
+                },
+            }
+            for pose in poses
+        ],
+    }
+
+
+def _coco_result(image_id: int, pose: Pose) -> dict[str, Any]:
+    """One entry of COCO's results format; ``score`` is mmpose's bbox_keypoint score."""
+    x1, y1, x2, y2 = pose.box_xyxy
+    return {
+        "image_id": image_id,
+        "category_id": 1,
+        "bbox": _rounded(np.array([x1, y1, x2 - x1, y2 - y1]), 2),
+        "keypoints": _rounded(pose.keypoints.reshape(-1), 4),
+        "score": round(pose.score, 4),
+    }
+
+
+def _rounded(values: np.ndarray[Any, Any], digits: int) -> list[float]:
+    return [round(float(value), digits) for value in values]
+
+
+def latency(arguments: argparse.Namespace) -> int:
+    """Measure a session's latency; exit code 1 where the figure is not valid."""
+    settings = LatencySettings(
+        min_duration_s=arguments.seconds, max_duration_s=max(60.0, 2 * arguments.seconds)
+    )
+    with _open(arguments.model, arguments) as session:
+        spec = session.spec
+        shape = (session.max_batch or 1, 3, *spec.input_hw)
+        # Noise, not zeros: denormals and sparse inputs can flatter or slow an engine.
+        noise = np.random.default_rng(0).standard_normal(shape, np.float32)
+        result = measure(lambda: session.run({spec.input.name: noise}), settings)
+        row = {
+            "model": spec.name,
+            "engine": session.engine,
+            "inference_precision": session.inference_precision,
+            "threads": arguments.threads,
+            "input_shape": list(shape),
+            "samples": len(result.samples_ns),
+            **{f"p{p}_ms": round(result.percentile_ms(p), 3) for p in (50, 90, 99)},
+            "mean_ms": round(result.mean_ms, 3),
+            "valid": result.valid,
+            "reasons": list(result.reasons),
+        }
+    if arguments.json:
+        print(json.dumps(row, indent=2))
+    else:
+        for key, value in row.items():
+            print(f"{key:<20} {value}")
+    return 0 if result.valid else 1
+
+
+def info(arguments: argparse.Namespace) -> int:
+    """Print an artifact's manifest as text or JSON."""
+    artifact = load_artifact(arguments.artifact, allow_failed=arguments.allow_failed)
+    if arguments.json:
+        print(json.dumps(artifact.to_json(), indent=2))
+        return 0
+    spec = artifact.spec
+    lines = [f"{spec.name} as {artifact.variant}" + (" (FAILED)" if artifact.failed else "")]
+    lines.append("spec:")
+    for key, value in spec.to_json().items():
+        if key == "input":
+            value = f"{value['name']} {value['shape']} {value['dtype']}"
+        elif key == "outputs":
+            value = ", ".join(f"{tensor['name']} {tensor['shape']}" for tensor in value)
+        lines.append(f"  {key:<26} {value}")
+    lines.append("files:")
+    for role, name in artifact.files.items():
+        size = (artifact.folder / name).stat().st_size
+        lines.append(f"  {role:<10} {name}  {size} bytes  sha256 {artifact.sha256[name]}")
+    lines.append("made of:")
+    shown = ("file", "sha256", "path", "images", "scale_norms_made_fp16_safe")
+    lines += [f"  {key:<26} {artifact.source[key]}" for key in shown if key in artifact.source]
+    lines.append("made with:")
+    lines.append("  " + ", ".join(f"{name} {version}" for name, version in artifact.tools.items()))
+    lines += parity_lines(artifact.parity)
+    print("\n".join(lines))
+    return 0
+
+
+def parity_lines(parity: dict[str, Any]) -> list[str]:
+    """A parity report as text, a line an item."""
+    if not parity:
+        return ["parity: never compared"]
+    lines = [
+        f"parity: {parity['summary']}",
+        f"  {parity['engine']} computing in {parity['inference_precision']} on "
+        f"{parity['machine']}, against {parity['reference']}",
+        f"  {parity['image_count']} images: {parity['images']}",
+    ]
+    lines += [
+        f"  {t['name']:<16} max abs {t['max_abs']:.3g}, mean abs {t['mean_abs']:.3g}, "
+        f"cosine >= {t['cosine_min']:.7f}"
+        for t in parity["tensors"]
+    ]
+    if parity.get("fp16_peak"):
+        peak = parity["fp16_peak"]
+        lines.append(
+            f"  largest value inside {peak['max_abs']:.4g} ({peak['tensor']}), FP16 ends at "
+            f"{peak['limit']:g}"
+        )
+    return lines + [f"  FAILURE {failure}" for failure in parity["failures"]]

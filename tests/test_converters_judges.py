@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from converters.judges import LIMITS, BoxJudge, KeypointJudge, TensorJudge, iou
+from edge.session import Array
+from edge.spec import TensorSpec
+from tests.test_edge_spec import detector_spec, pose_spec
+
+
+def simcc(points: list[tuple[float, float, float]]) -> dict[str, Array]:
+    """Outputs that decode to 17 given keypoints."""
+    x, y = np.zeros((1, 17, 384), np.float32), np.zeros((1, 17, 512), np.float32)
+    for k in range(17):
+        px, py, score = points[k % len(points)]
+        x[0, k, round(2 * px)] = score
+        y[0, k, round(2 * py)] = score
+    return {"simcc_x": x, "simcc_y": y}
+
+
+@pytest.mark.parametrize(
+    ("want", "got", "words"),
+    [
+        ((50, 60, 0.8), (50, 60, 0.8), None),
+        ((50, 60, 0.8), (50.5, 60, 0.8), "on average"),
+        ((50, 60, 0.8), (54, 63, 0.8), "nose of photo is 5.00 px off (limit 1)"),
+        ((50, 60, 0.8), (50, 60, 0.75), "the score of nose of photo is 0.0500 off"),
+        ((50, 60, 0.2), (150, 160, 0.2), None),  # not confident: not judged
+    ],
+    ids=str,
+)
+def test_keypoints_are_judged_in_pixels(want: Any, got: Any, words: str | None) -> None:
+    judge = KeypointJudge(LIMITS["fp32"])
+    spec = pose_spec()
+    judge.add("photo", spec, simcc([want]), spec, simcc([got]))
+    if words is None:
+        assert judge.failures == []
+    else:
+        assert words in "; ".join(judge.failures)
+    assert judge.count == (17 if want[2] >= 0.3 else 0)
+
+
+DETECTIONS = detector_spec(
+    codec="detections",
+    outputs=(TensorSpec("dets", (1, None, 5)), TensorSpec("labels", (1, None), "int64")),
+    strides=(),
+)
+
+
+def boxes(*rows: tuple[float, ...]) -> dict[str, Array]:
+    dets = np.array(rows, np.float32).reshape(1, -1, 5)
+    return {"dets": dets, "labels": np.zeros((1, dets.shape[1]), np.int64)}
+
+
+BOX = (10.0, 20.0, 110.0, 220.0, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("want", "got", "words"),
+    [
+        ([BOX], [BOX], None),
+        ([BOX], [(10.0, 20.0, 110.0, 220.5, 0.905)], None),
+        ([BOX], [(10.0, 20.0, 110.0, 230.0, 0.9)], "keeps an IoU of 0.9524"),
+        ([BOX], [(10.0, 20.0, 110.0, 220.0, 0.8)], "has a score 0.1000 off"),
+        ([BOX], [], "with score 0.900 is gone"),
+        ([BOX], [BOX, (150.0, 20.0, 200.0, 90.0, 0.5)], "photo has a box too many"),
+        # About the threshold a counterpart may lie on the other side of it.
+        ([(10.0, 20.0, 110.0, 220.0, 0.303)], [(10.0, 20.0, 110.0, 220.0, 0.297)], None),
+        ([(10.0, 20.0, 110.0, 220.0, 0.297)], [(10.0, 20.0, 110.0, 220.0, 0.303)], None),
+        ([(10.0, 20.0, 110.0, 220.0, 0.1)], [], None),
+    ],
+    ids=str,
+)
+def test_boxes_need_their_counterparts(want: Any, got: Any, words: str | None) -> None:
+    judge = BoxJudge(LIMITS["fp32"])
+    judge.add("photo", DETECTIONS, boxes(*want), DETECTIONS, boxes(*got))
+    if words is None:
+        assert judge.failures == []
+    else:
+        assert words in "; ".join(judge.failures)
+
+
+def test_classes_are_not_confused() -> None:
+    judge = BoxJudge(LIMITS["fp16"])
+    other = boxes(BOX)
+    other["labels"][:] = 3
+    judge.add("photo", DETECTIONS, boxes(BOX), DETECTIONS, other)
+    assert len(judge.failures) == 2
+
+
+def test_tensors_are_judged_by_cosine() -> None:
+    rng = np.random.default_rng(0)
+    want = rng.normal(0, 1, (1, 17, 384)).astype(np.float32)
+    judge = TensorJudge(LIMITS["fp16"])
+    judge.add("photo", "simcc_x", want, want * np.float32(1 + 1e-4))
+    assert judge.failures == []
+    judge.add("photo", "simcc_x", want, want + rng.normal(0, 0.2, want.shape).astype(np.float32))
+    assert "simcc_x of photo: cosine 0.98" in judge.failures[0]
+    (difference,) = judge.differences()
+    assert difference.max_abs > 0.5
+    assert difference.cosine_min < 0.99
+
+    judge = TensorJudge(LIMITS["fp16"])
+    broken = want.copy()
+    broken[0, 0, :3] = np.nan
+    judge.add("photo", "simcc_x", want, broken)
+    judge.add("photo", "simcc_y", want, want[:, :, :-1])
+    assert "holds 3 values that are not finite" in judge.failures[0]
+    assert "has shape (1, 17, 383)" in judge.failures[1]
+
+
+def test_iou_by_counting_pixels() -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        a, b = (np.sort(rng.integers(0, 40, (2, 2)), axis=0).reshape(-1) for _ in range(2))
+        grid = np.zeros((2, 40, 40), bool)
+        for layer, (x1, y1, x2, y2) in zip(grid, (a, b), strict=True):
+            layer[y1:y2, x1:x2] = True
+        union = (grid[0] | grid[1]).sum()
+        want = (grid[0] & grid[1]).sum() / union if union else 0.0
+        assert iou(a, b) == pytest.approx(want)

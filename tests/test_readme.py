@@ -1,0 +1,88 @@
+"""Every command of the README, run as it stands in a folder that looks like a checkout."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, shared
+
+cv2 = pytest.importorskip("cv2")
+if find_spec("pnnx") is None or not (ROOT / ".venv" / ".ready").exists():
+    pytest.skip("needs the environment of `make setup`", allow_module_level=True)
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"(?:<!-- test: (\w+) -->\n)?```sh\n(.*?)```", re.DOTALL)
+BLOCKS = {name or commands.strip(): commands.strip() for name, commands in BLOCK.findall(README)}
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Links to all of the checkout but its build folder, and a photo and models to work on."""
+    from calibration.synthetic import crop_scene
+
+    folder = tmp_path_factory.mktemp("checkout")
+    for path in ROOT.iterdir():
+        if path.name not in ("build", ".git"):
+            (folder / path.name).symlink_to(path)
+    cv2.imwrite(str(folder / "PHOTO.jpg"), crop_scene(12, 0, variety=0).image_bgr)
+    shutil.copy(ROOT / "converters/weights/rtmpose-t-demo.onnx", folder / "POSE.onnx")
+    return folder
+
+
+def run(block: str, folder: Path) -> str:
+    printed = ""
+    for command in BLOCKS[block].splitlines():
+        done = subprocess.run(
+            command, shell=True, cwd=folder, text=True, capture_output=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        printed += done.stdout
+    return printed
+
+
+def test_every_block_is_run_by_a_test_here() -> None:
+    """`make test` is what runs this file."""
+    assert set(BLOCKS) == {"convert", "run", "own", "look", "make test"}
+    for name in ("make convert TARGET=android", "make test"):
+        goal = name.split()[1]
+        assert re.search(rf"^{goal}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_the_first_success(checkout: Path) -> None:
+    printed = run("convert", checkout)
+    assert "pass: " in printed
+    artifact = checkout / "build/android-sd865/rtmpose-t-demo-ncnn-fp16"
+    assert sorted(p.name for p in artifact.iterdir()) == [
+        "artifact.json",
+        "rtmpose-t-demo.bin",
+        "rtmpose-t-demo.param",
+    ]
+    assert "1 person" in run("run", checkout)
+    assert (checkout / "build/run/PHOTO.jpg").is_file()
+    printed = run("look", checkout)
+    assert "made with:" in printed
+    assert "p99_ms" in printed
+    assert "values for convert:" in printed
+    # What `make convert` said comes next is what works.
+    assert "up to date" in run("convert", checkout)
+
+
+def test_ones_own_models(checkout: Path) -> None:
+    shutil.copy(shared("data/rtmdet-nano-person/end2end.onnx"), checkout / "DETECTOR.onnx")
+    printed = run("own", checkout)
+    assert "POSE-ncnn-fp16" in printed
+    assert "boxes, IoU" in printed
+
+
+def test_links_and_paths_in_the_readme_exist() -> None:
+    for path in re.findall(r"`((?:edge|converters|calibration|targets|tests)/[\w./-]*)`", README):
+        assert (ROOT / path.rstrip("/")).exists(), path
+    for name in re.findall(r"`(make [a-z-]+)", README):
+        goal = name.split()[1]
+        assert re.search(rf"^{goal}:", (ROOT / "Makefile").read_text(), re.MULTILINE), name
