@@ -117,7 +117,11 @@ def _simplify(model: Any, path: Path) -> Any:
     try:
         return onnxslim.slim(model)
     except Exception as error:
-        raise ModelFileError(f"{path}: onnxslim cannot simplify it: {error}") from error
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelFileError(
+            f"{path}: does not work out at this input size ({reason[-1]}); detectors need sides "
+            "that are multiples of 32"
+        ) from error
 
 
 def _inferred_shapes(model: Any, names: list[str], path: Path) -> dict[str, tuple[int | None, ...]]:
@@ -132,7 +136,10 @@ def _inferred_shapes(model: Any, names: list[str], path: Path) -> dict[str, tupl
         )
     for name in names:
         if not shapes.get(name):
-            raise ModelFileError(f"{path}: the shape of {name!r} does not follow from the graph")
+            raise ModelFileError(
+                f"{path}: the shape of {name!r} does not follow from the graph at this input size; "
+                "detectors need sides that are multiples of 32"
+            )
     return {name: shapes[name] for name in names}
 
 

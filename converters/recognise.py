@@ -63,7 +63,7 @@ def recognise(
     if spec is not None:
         return _as_described(model, path, spec, input_name, shape, input_hw)
     size = _input_hw(path, shape, input_hw)
-    pose = _recognise_simcc(model, path, name, input_name, shape)
+    pose = _recognise_simcc(model, name, input_name, shape)
     if pose is not None:
         if size is not None and size != pose.input_hw:
             raise ModelFileError(_fixed_size(path, pose.input_hw, size))
@@ -152,7 +152,7 @@ def _outputs_text(model: Any) -> str:
 
 
 def _recognise_simcc(
-    model: Any, path: Path, name: str, input_name: str, shape: tuple[int | None, ...]
+    model: Any, name: str, input_name: str, shape: tuple[int | None, ...]
 ) -> ModelSpec | None:
     height, width = shape[2:]
     outputs = _output_shapes(model)
@@ -173,14 +173,9 @@ def _recognise_simcc(
         return None
     if bins_x == bins_y and "y" in name_x.lower()[-1:] and "x" in name_y.lower()[-1:]:
         name_x, name_y = name_y, name_x
-    keypoint_set = next(
-        (key for key, value in KEYPOINT_SETS.items() if len(value.keypoints) == keypoints), None
-    )
-    if keypoint_set is None:
-        raise ModelFileError(
-            f"{path}: a SimCC pose model with {keypoints} keypoints; known keypoint sets: "
-            f"{', '.join(f'{k} ({len(v.keypoints)})' for k, v in KEYPOINT_SETS.items())}"
-        )
+    # The number of points is all that a file tells of them.
+    known = (key for key, value in KEYPOINT_SETS.items() if len(value.keypoints) == keypoints)
+    keypoint_set = next(known, f"unnamed-{keypoints}")
     return ModelSpec(
         name=name,
         task="pose",

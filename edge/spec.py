@@ -26,6 +26,7 @@ __all__ = [
     "Task",
     "TensorSpec",
     "Variant",
+    "find_keypoint_set",
 ]
 
 Format = Literal["onnx", "ncnn", "openvino", "tflite", "tensorrt"]
@@ -82,7 +83,8 @@ class TensorSpec:
 class KeypointSet:
     """Names, drawing order and statistics of one family of keypoints.
 
-    ``skeleton`` and ``flip_pairs`` hold index pairs; ``sigmas`` are COCO's OKS constants.
+    ``skeleton`` and ``flip_pairs`` hold index pairs; ``sigmas`` are OKS constants, none where
+    they are unknown.
     """
 
     name: str
@@ -114,6 +116,23 @@ KEYPOINT_SETS: dict[str, KeypointSet] = {
         ),
     )
 }
+
+
+def find_keypoint_set(name: str | None) -> KeypointSet:
+    """A keypoint set by name; ``unnamed-K`` is K points of which nothing is known.
+
+    Raises SpecError for any other name.
+    """
+    if name in KEYPOINT_SETS:
+        return KEYPOINT_SETS[name]
+    kind, _, count = (name or "").partition("-")
+    if kind != "unnamed" or not count.isdigit() or int(count) < 1:
+        raise SpecError(
+            f"keypoint_set {name!r} is none of {', '.join(KEYPOINT_SETS)}, nor unnamed-K for "
+            "K points without names"
+        )
+    names = tuple(f"point_{index}" for index in range(int(count)))
+    return KeypointSet(str(name), names, (), (), ())
 
 
 @dataclass(frozen=True)
@@ -166,7 +185,7 @@ class ModelSpec:
         """The keypoint set of a pose model; SpecError for a detector."""
         if self.keypoint_set is None:
             raise SpecError(f"{self.name} is a {self.task} model and has no keypoints")
-        return KEYPOINT_SETS[self.keypoint_set]
+        return find_keypoint_set(self.keypoint_set)
 
     def to_json(self) -> dict[str, Any]:
         """The spec as plain JSON values; ``from_json`` reads it back."""
@@ -200,7 +219,7 @@ class ModelSpec:
             return cls(**values)
         except SpecError as error:
             raise SpecError(f"{where}: {error}") from None
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise SpecError(f"{where}: {error}") from None
 
 
@@ -273,9 +292,10 @@ def _check(spec: ModelSpec) -> None:
 
 
 def _check_simcc(spec: ModelSpec, refuse: Any) -> None:
-    if spec.keypoint_set not in KEYPOINT_SETS:
-        refuse(f"keypoint_set {spec.keypoint_set!r} is none of {', '.join(KEYPOINT_SETS)}")
-    count = len(spec.keypoints.keypoints)
+    try:
+        count = len(find_keypoint_set(spec.keypoint_set).keypoints)
+    except SpecError as error:
+        refuse(str(error))
     height, width = spec.input_hw
     bins = [round(size * spec.simcc_split_ratio) for size in (width, height)]
     got = [tensor.shape[1:] for tensor in spec.outputs]

@@ -296,6 +296,28 @@ def test_no_room_to_write(
     assert str(blocked) in line
 
 
+def test_a_write_that_the_system_refuses_half_way(
+    tiny_onnx: Path, people: Path, tmp_path: Path
+) -> None:
+    """A limit on file sizes stands in for a full disk: the same call fails, in the same place."""
+    out = tmp_path / "build"
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        "from edge.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "convert", "--model", str(tiny_onnx)]
+    done = subprocess.run(
+        [*command, "--images", str(people), "--out", str(out)],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines() == ["edge: File too large"]
+    assert not out.exists()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
 def test_no_write_permission(
     tiny_onnx: Path, people: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edge.errors import SpecError
-from edge.spec import KEYPOINT_SETS, ModelSpec, TensorSpec, Variant
+from edge.spec import KEYPOINT_SETS, ModelSpec, TensorSpec, Variant, find_keypoint_set
 
 
 def pose_spec(**changes: Any) -> ModelSpec:
@@ -128,6 +128,18 @@ def test_keypoint_sets_are_consistent() -> None:
                 keypoint_set.keypoints[left].replace("left", "right")
                 == (keypoint_set.keypoints[right])
             )
+
+
+def test_points_without_names_can_be_counted_at_least() -> None:
+    unnamed = find_keypoint_set("unnamed-26")
+    assert len(unnamed.keypoints) == 26
+    assert unnamed.skeleton == ()
+    outputs = (TensorSpec("simcc_x", (None, 26, 384)), TensorSpec("simcc_y", (None, 26, 512)))
+    spec = pose_spec(keypoint_set="unnamed-26", outputs=outputs)
+    assert ModelSpec.from_json(spec.to_json()) == spec
+    for name in ("unnamed", "unnamed-0", "unnamed-x", None):
+        with pytest.raises(SpecError, match="unnamed-K"):
+            find_keypoint_set(name)
 
 
 def test_coco17_is_what_pycocotools_uses() -> None:

@@ -26,6 +26,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Links to all of the checkout but its build folder, and a photo and models to work on."""
     from calibration.synthetic import crop_scene
 
+    # Out of date, it would be built anew from the linked folder, which does not last.
+    subprocess.run(["make", "setup"], cwd=ROOT, check=True, capture_output=True)
     folder = tmp_path_factory.mktemp("checkout")
     for path in ROOT.iterdir():
         if path.name not in ("build", ".git"):

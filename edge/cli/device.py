@@ -45,15 +45,16 @@ def run(arguments: argparse.Namespace) -> int:
             raise ImageError(f"two pictures are called {path.name}; run them into two folders")
         if (arguments.out / path.name).resolve() == path.resolve():
             raise ImageError(f"{path}: --out would overwrite it; choose another folder")
-        # All are looked at before the first is written: a damaged one among a thousand should not
-        # be found after an hour.
-        read_image(path)
     with ExitStack() as stack:
         pose = PoseEstimator(stack.enter_context(_open(arguments.model, arguments)))
         detector = None
         if arguments.detector:
             session = stack.enter_context(_open(arguments.detector, arguments))
             detector = Detector(session, score_threshold=arguments.score, label=0)
+        for path in paths:
+            # All are looked at before the first is written: a damaged one among a thousand should
+            # not be found after an hour.
+            read_image(path)
         pipeline = Pipeline(pose, detector)
         keypoints = pose.session.spec.keypoints
         arguments.out.mkdir(parents=True, exist_ok=True)
