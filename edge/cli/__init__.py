@@ -88,7 +88,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("--name", help="name of the pose model (default: after its file)")
     convert.add_argument("--spec", type=Path, help="TOML or JSON spec of the pose model's file")
-    convert.add_argument("--size", type=_size, help="HxW of the detector's input (where dynamic)")
+    convert.add_argument(
+        "--size",
+        type=_size,
+        help="HxW of the detector's (or only model's) input, where the file leaves it open",
+    )
     convert.add_argument("--images", type=Path, help="folder of pictures to compare answers on")
     convert.add_argument("--out", type=Path, default=Path("build"), help="default: build")
     convert.add_argument("--force", action="store_true", help="convert even what is up to date")

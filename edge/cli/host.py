@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import edge
+from edge.artifact import read_manifest
 from edge.cli.device import parity_lines
 from edge.detector import detector_feeds
 from edge.errors import CheckoutError, EngineMissingError, SpecError
@@ -53,9 +54,14 @@ def convert(arguments: argparse.Namespace) -> int:
     variants = profile.variants
     if arguments.formats:
         variants = tuple(Variant.parse(text) for text in arguments.formats.split(","))
-    if arguments.size and not arguments.detector:
-        raise SpecError("--size is the detector's input size, and no --detector was given")
-    sources = [find_source(arguments.model, name=arguments.name, spec_file=arguments.spec)]
+    sources = [
+        find_source(
+            arguments.model,
+            name=arguments.name,
+            spec_file=arguments.spec,
+            input_hw=None if arguments.detector else arguments.size,
+        )
+    ]
     if arguments.detector:
         sources.append(find_source(arguments.detector, input_hw=arguments.size))
     if len({source.name for source in sources}) < len(sources):
@@ -87,10 +93,13 @@ def _say_next(
     for folder in folders:
         print(f"  {folder}")
     program = "edge" if shutil.which("edge") else os.path.relpath(Path(sys.prefix) / "bin" / "edge")
-    command = f"{program} run --model {folders[0]}"
-    if len(sources) > 1:
-        command += f" --detector {folders[len(variants)]}"
-    print(f"next:\n  {command} PHOTO.jpg --out build/run\n  {program} info {folders[0]}")
+    print("next:")
+    if read_manifest(folders[0])["spec"]["task"] == "pose":
+        command = f"{program} run --model {folders[0]}"
+        if len(sources) > 1:
+            command += f" --detector {folders[len(variants)]}"
+        print(f"  {command} PHOTO.jpg --out build/run")
+    print(f"  {program} info {folders[0]}")
 
 
 def _parity_images(folder: Path | None) -> ParityImages:
