@@ -24,7 +24,8 @@ import numpy as np
 
 from edge.codecs import rtmdet, simcc
 from edge.image import Normalization, crop, letterbox
-from edge.spec import ModelSpec, TensorSpec
+from edge.spec import ModelSpec
+from tests.test_edge_spec import detector_spec, pose_spec
 
 RGB = Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), swap_channels=True)
 BGR = Normalization((103.53, 116.28, 123.675), (57.375, 57.12, 58.395))
@@ -143,38 +144,6 @@ def cases() -> list[Case]:
         Case("RTMDet decode + NMS, 320", partial(rtmdet.decode, heads, detector), None, 1.0)
     )
     return rows
-
-
-def pose_spec() -> ModelSpec:
-    return ModelSpec(
-        name="pose",
-        task="pose",
-        codec="simcc",
-        input=TensorSpec("input", (1, 3, 256, 192)),
-        outputs=(TensorSpec("simcc_x", (1, 17, 384)), TensorSpec("simcc_y", (1, 17, 512))),
-        color_order="rgb",
-        mean=RGB.mean,
-        std=RGB.std,
-        keypoint_set="coco17",
-    )
-
-
-def detector_spec() -> ModelSpec:
-    sizes = {8: 40, 16: 20, 32: 10}
-    return ModelSpec(
-        name="detector",
-        task="detection",
-        codec="rtmdet",
-        input=TensorSpec("input", (1, 3, 320, 320)),
-        outputs=(
-            *(TensorSpec(f"logits_s{s}", (1, 1, n, n)) for s, n in sizes.items()),
-            *(TensorSpec(f"distances_s{s}", (1, 4, n, n)) for s, n in sizes.items()),
-        ),
-        color_order="bgr",
-        mean=BGR.mean,
-        std=BGR.std,
-        strides=(8, 16, 32),
-    )
 
 
 def crowded_heads(spec: ModelSpec, rng: np.random.Generator) -> dict[str, Any]:
