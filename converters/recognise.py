@@ -60,6 +60,10 @@ def recognise(
     ModelFileError, which says what was looked for, when neither kind fits.
     """
     input_name, shape = image_input_shape(model, path)
+    if shape[0] not in (None, 1):
+        raise ModelFileError(
+            f"{path}: its batch is fixed at {shape[0]}; export it with a batch of 1 or an open one"
+        )
     if spec is not None:
         return _as_described(model, path, spec, input_name, shape, input_hw)
     size = _input_hw(path, shape, input_hw)

@@ -290,6 +290,16 @@ def test_an_unknown_kind_says_what_was_looked_for(tmp_path: Path) -> None:
         prepare(path, "features")
 
 
+def test_a_fixed_batch_is_refused(tmp_path: Path) -> None:
+    model = tiny_simcc_model()
+    for value in [*model.graph.input, *model.graph.output]:
+        value.type.tensor_type.shape.dim[0].dim_value = 4
+    path = tmp_path / "four.onnx"
+    onnx.save(model, str(path))
+    with pytest.raises(ModelFileError, match="batch is fixed at 4"):
+        prepare(path, "four")
+
+
 def test_a_fixed_size_is_not_changed(tiny_onnx: Path) -> None:
     with pytest.raises(ModelFileError, match="fixed at 64x48"):
         prepare(tiny_onnx, "tiny", input_hw=(128, 96))

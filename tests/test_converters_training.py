@@ -312,3 +312,17 @@ def test_evaluation_needs_a_visible_keypoint() -> None:
     data.samples[0][1][:, 2] = 0
     with pytest.raises(ValueError, match="no visible keypoint"):
         evaluate(fresh_model(), data)
+
+
+def test_the_command_trains_and_exports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from converters.onnx_file import load_onnx
+    from converters.recognise import recognise
+    from edge.cli import main
+
+    command = ["train", "--out", str(tmp_path), "--variety", "0"]
+    assert main([*command, "--minutes", "0.1"]) == 0
+    assert "on 500 held-out crops" in capsys.readouterr().out
+    path = tmp_path / "rtmpose-t-demo.onnx"
+    spec = recognise(load_onnx(path), path, "trained").source_spec
+    assert (spec.codec, spec.input_hw, spec.keypoint_set) == ("simcc", (256, 192), "coco17")
+    assert (tmp_path / "last.pth").is_file()
