@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -201,13 +201,8 @@ class _Conversion:
         self.report = _judge(self.artifact, self.prepared, self.source.path, self.images)
         if not self.keep_failed:
             self.report.raise_if_failed()
-        artifact = self.artifact
-        Artifact(
-            **{
-                **artifact.__dict__,
-                "parity": self.report.to_json(),
-                "failed": not self.report.passed,
-            }
+        replace(
+            self.artifact, parity=self.report.to_json(), failed=not self.report.passed
         ).write_manifest()
         return None, self.report.summary()
 

@@ -147,6 +147,8 @@ class ModelSpec:
     - ``simcc``: ``simcc_split_ratio`` bins per input pixel.
     - ``rtmdet``: ``strides`` of the levels in the order of the outputs (logits of every level,
       then distances of every level), and the non-maximum suppression of mmdet's ``test_cfg``.
+    - ``detections``: the same suppression, which happens in the file; it is kept for the day when
+      the heads are cut and the runtime does it.
     """
 
     name: str
@@ -230,7 +232,7 @@ _POSE_FIELDS = {"box_padding", "keypoint_set"}
 _OTHER_CODECS_FIELDS: dict[Codec, set[str]] = {
     "simcc": _RTMDET_FIELDS | _DETECTOR_FIELDS,
     "rtmdet": _SIMCC_FIELDS | _POSE_FIELDS,
-    "detections": _SIMCC_FIELDS | _RTMDET_FIELDS | _POSE_FIELDS,
+    "detections": _SIMCC_FIELDS | _POSE_FIELDS | {"strides"},
 }
 _CODEC_TASKS: dict[Codec, Task] = {
     "simcc": "pose",
