@@ -235,6 +235,7 @@ def test_unknown_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "'rtmpose-xxl' is neither a zoo model (rtmpose-t-demo" in line
     line = fails(capsys, "convert", "--formats", "ncnn-fp17", *out)
     assert "unknown variant 'ncnn-fp17'" in line
+    assert "unknown variant ''" in fails(capsys, "convert", "--formats", "", *out)
     line = fails(capsys, "convert", "--formats", "tensorrt-fp16", *out)
     assert "no converter makes tensorrt-fp16" in line
     assert not (tmp_path / "build").exists()

@@ -127,3 +127,13 @@ def test_results_load_as_coco_results(built: Path, photos: list[Path], tmp_path:
     assert main([*command, "--out", str(tmp_path / "out"), *map(str, photos)]) == 0
     results = coco_module.COCO(str(annotations)).loadRes(str(tmp_path / "out/coco_results.json"))
     assert len(results.getAnnIds()) == 12
+
+
+def test_a_picture_too_thin_for_the_detector_is_named(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite(str(tmp_path / "thin.png"), np.zeros((2, 3000, 3), np.uint8))
+    command = ["run", "--model", str(built / "rtmpose-t-demo-onnx-fp32")]
+    command += ["--detector", str(built / "rtmdet-nano-person-onnx-fp32")]
+    assert main([*command, "--out", str(tmp_path / "out"), str(tmp_path / "thin.png")]) == 1
+    assert "thin.png: an image of 2x3000 (height x width) leaves nothing" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.artifact import MANIFEST, load_artifact
+from edge.artifact import load_artifact
 from edge.detector import Detector
 from edge.errors import ImageError
 from edge.latency import LatencySettings, measure
@@ -25,7 +25,7 @@ def _open(text: str, arguments: argparse.Namespace) -> Session:
     """A session of an artifact folder, or (in a checkout) of an untouched ONNX file."""
     path = Path(text)
     precision: Precision | None = arguments.inference_precision
-    if path.is_dir() or (path / MANIFEST).is_file():
+    if path.is_dir():
         artifact = load_artifact(path, allow_failed=arguments.allow_failed)
         own: Precision = "fp16" if artifact.variant.precision == "fp16" else "fp32"
         return open_session(artifact, EngineSettings(arguments.threads, precision or own))
@@ -61,7 +61,10 @@ def run(arguments: argparse.Namespace) -> int:
         pictures, results = [], []
         for index, path in enumerate(paths):
             image = read_image(path)
-            poses = pipeline(image)
+            try:
+                poses = pipeline(image)
+            except ImageError as error:
+                raise ImageError(f"{path}: {error}") from None
             drawn = draw_poses(image, poses, keypoints, arguments.keypoint_score)
             write_image(arguments.out / path.name, drawn)
             pictures.append(_picture_json(path, image, poses, keypoints.keypoints))

@@ -52,7 +52,7 @@ def convert(arguments: argparse.Namespace) -> int:
 
     profile = load_profile(arguments.target)
     variants = profile.variants
-    if arguments.formats:
+    if arguments.formats is not None:
         variants = tuple(Variant.parse(text) for text in arguments.formats.split(","))
     sources = [
         find_source(
