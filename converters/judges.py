@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edge.codecs import BOX_CODECS, KEYPOINT_CODECS
+from edge.codecs import BOX_CODECS, KEYPOINT_CODECS, KEYPOINT_SHORTFALLS
 from edge.session import Array
 from edge.spec import ModelSpec, Precision
 
@@ -39,7 +39,8 @@ class Limits:
       swapped layouts, says little of single cells: those are judged by what they decode to.
     - ``keypoint_mean_px``, ``keypoint_max_px``: distance in input pixels over the keypoints that
       the reference scores at ``KEPT_KEYPOINT_SCORE`` or more; below, a SimCC distribution is flat
-      and its maximum arbitrary.
+      and its maximum arbitrary. A tie is not counted: a keypoint that moved further, to a place
+      that the reference itself rates within ``keypoint_score`` of its best.
     - ``keypoint_score``: largest change of a score of those.
     - ``box_iou_min``, ``box_score``: over boxes that either side scores above ``KEPT_BOX_SCORE``;
       each must have its counterpart.
@@ -123,6 +124,7 @@ class KeypointJudge:
         self._limits = limits
         self._distances: list[npt.NDArray[np.float64]] = []
         self._scores: list[float] = []
+        self._ties = 0
         self.failures: list[str] = []
 
     def add(
@@ -138,6 +140,12 @@ class KeypointJudge:
         answer = KEYPOINT_CODECS[got_spec.codec](got, got_spec)[0].astype(np.float64)
         kept = reference[:, 2] >= KEPT_KEYPOINT_SCORE
         distance = np.linalg.norm(reference[:, :2] - answer[:, :2], axis=1)
+        points = answer[None, :, :2].astype(np.float32)
+        shortfall = KEYPOINT_SHORTFALLS[want_spec.codec](want, want_spec, points)[0]
+        undecided = shortfall <= self._limits.keypoint_score
+        tie = kept & (distance > self._limits.keypoint_max_px) & undecided
+        kept &= ~tie
+        self._ties += int(tie.sum())
         score = np.abs(reference[:, 2] - answer[:, 2])
         self._distances.append(distance[kept])
         self._scores.append(float(score[kept].max(initial=0)))
@@ -165,13 +173,14 @@ class KeypointJudge:
         return sum(len(distances) for distances in self._distances)
 
     def summary(self) -> dict[str, float]:
-        """Number of keypoints, mean and largest distance in px, largest change of score."""
+        """Number of keypoints, mean and largest distance in px, change of score, and ties."""
         every = np.concatenate(self._distances)
         return {
             "keypoints": float(len(every)),
             "mean_px": float(every.mean()) if len(every) else 0.0,
             "max_px": float(every.max(initial=0)),
             "score": max(self._scores),
+            "ties": float(self._ties),
         }
 
 

@@ -70,7 +70,7 @@ class ParityReport:
         if "keypoints" in d:
             text = (
                 f"{int(d['keypoints'])} keypoints, mean {d['mean_px']:.3f} px, "
-                f"max {d['max_px']:.2f} px"
+                f"max {d['max_px']:.2f} px" + (f" ({int(d['ties'])} ties)" if d["ties"] else "")
             )
         else:
             text = f"{int(d['boxes'])} boxes, IoU >= {d['iou_min']:.4f}, score +-{d['score']:.4f}"

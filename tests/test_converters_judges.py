@@ -43,6 +43,21 @@ def test_keypoints_are_judged_in_pixels(want: Any, got: Any, words: str | None) 
     assert judge.count == (17 if want[2] >= 0.3 else 0)
 
 
+@pytest.mark.parametrize(("second", "tied"), [(0.795, True), (0.7, False)])
+def test_a_jump_between_two_equal_maxima_is_a_tie(second: float, tied: bool) -> None:
+    """The reference rates two places 50 px apart; the answer takes the one that it put second."""
+    want, got = simcc([(50, 60, 0.8)]), simcc([(50, 60, 0.8)])
+    want["simcc_x"][..., 200] = second
+    got["simcc_x"][..., 200] = 0.801
+    judge = KeypointJudge(LIMITS["fp16"])
+    spec = pose_spec()
+    judge.add("photo", spec, want, spec, got)
+    assert (judge.failures == []) is tied
+    assert judge.summary()["ties"] == (17 if tied else 0)
+    # Ties alone prove nothing: the chain fails where no keypoint was compared.
+    assert judge.count == (0 if tied else 17)
+
+
 DETECTIONS = detector_spec(
     codec="detections",
     outputs=(TensorSpec("dets", (1, None, 5)), TensorSpec("labels", (1, None), "int64")),

@@ -54,6 +54,26 @@ def test_simcc_ties_go_to_the_first_bin() -> None:
     np.testing.assert_array_equal(got, np.broadcast_to([5.0, 15.0, 1.0], (1, 17, 3)))
 
 
+def test_shortfall_equals_the_naive_one() -> None:
+    rng = np.random.default_rng(4)
+    outputs = {
+        "simcc_x": rng.normal(0, 1, (2, 17, 384)).astype(np.float32),
+        "simcc_y": rng.normal(0, 1, (2, 17, 512)).astype(np.float32),
+    }
+    points = rng.uniform(-20, 280, (2, 17, 2)).astype(np.float32)
+    got = simcc.shortfall(outputs, pose_spec(), points)
+    for n in range(2):
+        for k in range(17):
+            losses = []
+            for axis, (name, last) in enumerate((("simcc_x", 383), ("simcc_y", 511))):
+                row = outputs[name][n, k]
+                place = min(max(round(float(points[n, k, axis]) * 2), 0), last)
+                losses.append(row.max() - row[place])
+            assert got[n, k] == pytest.approx(max(losses))
+    decoded = simcc.decode(outputs, pose_spec())
+    np.testing.assert_array_equal(simcc.shortfall(outputs, pose_spec(), decoded[..., :2]), 0)
+
+
 # --- RTMDet ---------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from edge.codecs import detections, rtmdet, simcc
 from edge.session import Array
 from edge.spec import Codec, ModelSpec
 
-__all__ = ["BOX_CODECS", "KEYPOINT_CODECS"]
+__all__ = ["BOX_CODECS", "KEYPOINT_CODECS", "KEYPOINT_SHORTFALLS"]
 
 BoxDecoder = Callable[
     [Mapping[str, Array], ModelSpec],
@@ -26,3 +26,6 @@ KeypointDecoder = Callable[[Mapping[str, Array], ModelSpec], npt.NDArray[np.floa
 
 BOX_CODECS: dict[Codec, BoxDecoder] = {"rtmdet": rtmdet.decode, "detections": detections.decode}
 KEYPOINT_CODECS: dict[Codec, KeypointDecoder] = {"simcc": simcc.decode}
+
+# What parity asks beyond: how much less outputs give to other points than to their own answer.
+KEYPOINT_SHORTFALLS = {"simcc": simcc.shortfall}

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edge.session import Array
 from edge.spec import ModelSpec
 
-__all__ = ["decode"]
+__all__ = ["decode", "shortfall"]
 
 
 def decode(outputs: Mapping[str, Array], spec: ModelSpec) -> npt.NDArray[np.float32]:
@@ -38,3 +38,21 @@ def decode(outputs: Mapping[str, Array], spec: ModelSpec) -> npt.NDArray[np.floa
     decoded[:, :2] /= spec.simcc_split_ratio
     decoded[:, 2] = score
     return decoded.reshape(count, keypoints, 3)
+
+
+def shortfall(
+    outputs: Mapping[str, Array], spec: ModelSpec, points_xy: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """How much less the outputs give to points (N, K, 2), input pixels, than to their own maxima.
+
+    (N, K) float32, the larger one of both axes; about 0 where a point is as good an answer as the
+    decoded one, be it far away. Points beyond the input count as its rim.
+    """
+    losses = []
+    for axis, tensor in enumerate(spec.outputs):
+        values = outputs[tensor.name]
+        bins = np.rint(points_xy[..., axis] * spec.simcc_split_ratio).astype(np.intp)
+        bins = np.clip(bins, 0, values.shape[2] - 1)
+        there = np.take_along_axis(values, bins[..., None], axis=2)[..., 0]
+        losses.append(values.max(axis=2) - there)
+    return np.asarray(np.maximum(*losses), np.float32)
