@@ -15,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.synthetic import Scene, crop_scene
+from edge.spec import KEYPOINT_SETS
 
 BOX_PADDING = 1.25
 MEAN_RGB = np.array([123.675, 116.28, 103.53], np.float32)
 STD_RGB = np.array([58.395, 57.12, 57.375], np.float32)
 # COCO's 17 keypoints with left and right exchanged.
-_MIRRORED_KEYPOINTS = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
+_EXCHANGED = {a: b for pair in KEYPOINT_SETS["coco17"].flip_pairs for a, b in (pair, pair[::-1])}
+_MIRRORED_KEYPOINTS = [_EXCHANGED.get(index, index) for index in range(17)]
 _UPPER_BODY = list(range(11))
 _LOWER_BODY = list(range(11, 17))
 

@@ -91,8 +91,8 @@ def convert_model(
         folder = out_dir / f"{source.name}-{variant}"
         folders.append(folder)
         key = _key(source, source_sha256, variant, images)
-        if not force and _is_current(folder, key):
-            artifact = load_artifact(folder)
+        artifact = None if force else _current(folder, key)
+        if artifact:
             on_row(
                 Row(
                     source.name,
@@ -252,16 +252,15 @@ def _judge(
         )
 
 
-def _is_current(folder: Path, key: str) -> bool:
+def _current(folder: Path, key: str) -> Artifact | None:
+    """The artifact in a folder, where it is whole, passed and made of what ``key`` says."""
     if not (folder / MANIFEST).is_file():
-        return False
+        return None
     try:
-        if read_manifest(folder).get("key") != key:
-            return False
-        load_artifact(folder)
+        # The manifest first: files are hashed only where they may be the right ones.
+        return load_artifact(folder) if read_manifest(folder).get("key") == key else None
     except ArtifactError:
-        return False  # changed or failed: made anew
-    return True
+        return None  # changed or failed: made anew
 
 
 def _tools(route: Route) -> dict[str, str]:

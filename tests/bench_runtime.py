@@ -103,10 +103,11 @@ def our_letterbox(image: Any) -> Any:
     return batch
 
 
-def cases() -> list[Case]:
-    """Every figure that is claimed."""
+def cases(picture_hw: tuple[int, int]) -> list[Case]:
+    """Every figure that is claimed; the letterbox for a picture of any size."""
     rng = np.random.default_rng(0)
     photo = cv2.GaussianBlur(rng.integers(0, 256, (480, 640, 3)).astype(np.uint8), (5, 5), 1)
+    other = rng.integers(0, 256, (*picture_hw, 3)).astype(np.uint8)
     rows = []
     for how, normalise in (("plain", plain), ("tuned", tuned)):
         for name, box in (
@@ -125,8 +126,8 @@ def cases() -> list[Case]:
         rows.append(
             Case(
                 f"letterbox 320, OpenCV + {how}",
-                partial(our_letterbox, photo),
-                partial(opencv_letterbox, photo, normalise),
+                partial(our_letterbox, other),
+                partial(opencv_letterbox, other, normalise),
                 1.5,
             )
         )
@@ -204,11 +205,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=200, help="pairs a case (default: 200)")
     parser.add_argument("--threads", type=int, default=1, help="OpenCV threads (default: 1)")
+    parser.add_argument(
+        "--picture", default="480x640", metavar="HxW", help="to letterbox (default: 480x640)"
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    height, width = (int(side) for side in arguments.picture.split("x"))
     cv2.setNumThreads(arguments.threads)
     about = {**machine(), "opencv threads": str(arguments.threads)}
-    results = [time_case(case, arguments.repeat) for case in cases()]
+    results = [time_case(case, arguments.repeat) for case in cases((height, width))]
     if arguments.json:
         print(json.dumps({"machine": about, "results": [asdict(r) for r in results]}, indent=2))
         return
