@@ -148,7 +148,7 @@ class SyntheticCrops:
         if flip:
             keypoints = keypoints[_MIRRORED_KEYPOINTS]
         replicate = bool(rng.random() < self.settings.replicate_probability)
-        crop = _recolour(self._warp(scene, matrix, replicate), self.settings, rng)
+        crop = recolour(self._warp(scene, matrix, replicate), self.settings, rng)
         return normalise(crop), self._map(keypoints, matrix)
 
     def _random_matrix(
@@ -236,7 +236,7 @@ def _half_body_box(
     return np.concatenate((centre - half, centre + half))
 
 
-def _recolour(
+def recolour(
     image_bgr: NDArray[np.uint8], settings: AugmentSettings, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
     """Gain, contrast, gamma and tint through one table a channel; then grey, blur, noise, erase."""

@@ -110,6 +110,11 @@ def _check_size(image_hw: tuple[int, int]) -> None:
         raise ValueError(f"image_hw is {image_hw}: both sides must be 32 px or more")
 
 
+def _check_variety(variety: float) -> None:
+    if not 0 <= variety <= 1:
+        raise ValueError(f"variety is {variety}: give 0 (calm) to 1 (everything)")
+
+
 def crop_scene(
     seed: int, index: int, *, image_hw: tuple[int, int] = (320, 256), variety: float = 1.0
 ) -> Scene:
@@ -122,8 +127,7 @@ def crop_scene(
     ValueError for sides under 32 px and a variety outside of 0 to 1.
     """
     _check_size(image_hw)
-    if not 0 <= variety <= 1:
-        raise ValueError(f"variety is {variety}: give 0 (calm) to 1 (everything)")
+    _check_variety(variety)
     rng = _generator(seed, index, 1)
     height, width = image_hw
     image = background(rng, image_hw)
@@ -182,12 +186,12 @@ class _Camera:
 
 def _place(
     rng: np.random.Generator, camera: _Camera, image_hw: tuple[int, int], distance: float,
-    light: tuple[float, float, float],
+    light: tuple[float, float, float], variety: float,
 ) -> Figure | None:  # fmt: skip
     """A random person on the floor `distance` metres off; None if hardly in the picture."""
     height, width = image_hw
     down = math.degrees(math.atan2(camera.height_m - 0.9, distance))
-    body = posed_body(rng, camera_deg=(down, camera.roll_deg))
+    body = posed_body(rng, camera_deg=(down, camera.roll_deg), variety=variety)
     left, top, right, bottom = (camera.focal_px * edge for edge in _extent(body, distance))
     floor_y = camera.horizon_y + camera.focal_px * camera.height_m / distance
     # Mostly whole people; some are cut off by the picture's sides.
@@ -212,14 +216,17 @@ def _full_mask(figure: Figure, image_hw: tuple[int, int]) -> Mask:
 
 def scene(
     seed: int, index: int, *, image_hw: tuple[int, int] = (480, 640),
-    people: tuple[int, int] = (1, 5),
+    people: tuple[int, int] = (1, 5), variety: float = 1.0,
 ) -> Scene:  # fmt: skip
     """A picture of `people` (least, most) people on one floor, near ones in front of far ones.
 
-    Everybody annotated shows at least in part. The same seed, index, size and range give the same
-    picture. Raises ValueError for sides under 32 px or an empty range.
+    Everybody annotated shows at least in part. `variety` from 0 to 1 makes all that is hard rarer
+    in proportion: people behind people, things in front, unusual postures and views, camera faults.
+    The same arguments give the same picture. Raises ValueError for sides under 32 px, an empty
+    range and a variety outside of 0 to 1.
     """
     _check_size(image_hw)
+    _check_variety(variety)
     least, most = people
     if not 0 <= least <= most:
         raise ValueError(f"people is {people}: give the least and the most, 0 or more")
@@ -240,6 +247,7 @@ def scene(
     # A standing adult's height in the picture; a group spreads over depth.
     tallest = 0.95 if count < 3 else 0.85
     shares = np.sort(0.2 + (tallest - 0.2) * rng.random(count))[::-1].tolist()
+    least_free = 0.35 + 0.5 * (1.0 - variety)
     figures: list[Figure] = []
     masks: list[Mask] = []
     taken = np.zeros(image_hw, np.bool_)
@@ -248,13 +256,13 @@ def scene(
         best: tuple[float, Figure, Mask] | None = None
         # Partly hidden is wanted, nearly gone is not; in a dense crowd it will have to do.
         for attempt in range(60):
-            figure = _place(rng, camera, image_hw, distance, light)
+            figure = _place(rng, camera, image_hw, distance, light, variety)
             if figure is not None:
                 mask = _full_mask(figure, image_hw)
                 free = np.count_nonzero(mask & ~taken) / np.count_nonzero(mask)
                 if free > 0.0 and (best is None or free > best[0]):
                     best = (free, figure, mask)
-            if best is not None and (best[0] > 0.35 or attempt >= 5):
+            if best is not None and (best[0] > least_free or attempt >= 5):
                 break
         if best is not None:
             figures.append(best[1])
@@ -263,13 +271,13 @@ def scene(
     for figure in reversed(figures):
         _paste(image, figure)
     things: list[Mask] = []
-    if figures and rng.random() < 0.35:
+    if figures and rng.random() < 0.35 * variety:
         for _ in range(1 if rng.random() < 0.7 else 2):
             figure = figures[int(rng.random() * len(figures))]
             aim = figure.keypoints_xy[int(rng.random() * 17)]
             reach = figure.mask.shape[0] * (0.1 + 0.35 * rng.random())
             things.append(occluder(image, rng, (float(aim[0]), float(aim[1])), reach))
-    image = camera_effects(image, rng)
+    image = camera_effects(image, rng, variety)
     found = [
         _person(figure, masks[:place] + things, image_hw) for place, figure in enumerate(figures)
     ]

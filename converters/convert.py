@@ -10,12 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from converters.chain import Row, Step, run_steps, staged_folder
 from converters.ncnn import convert_ncnn
 from converters.onnx import convert_onnx
 from converters.onnx_file import load_onnx
 from converters.parity import NamedFeeds, ParityReport, check_parity
 from converters.prepare import Prepared, prepare
+from converters.source import Source
 from converters.tools import version_of
 from edge.artifact import MANIFEST, Artifact, load_artifact, read_manifest, sha256_of
 from edge.errors import ArtifactError, ModelFileError, ParityError, SpecError
@@ -29,29 +32,20 @@ Converter = Callable[[Path, ModelSpec, Precision, Path], dict[str, str]]
 
 @dataclass(frozen=True)
 class Route:
-    """How a variant is made: the function, whether the batch may stay open, and its tools."""
+    """How a variant is made: the function, whether it knows a batch, and its tools."""
 
     converter: Converter
-    dynamic_batch: bool
+    batches: bool
     tools: tuple[str, ...]
 
 
 CONVERTERS: dict[str, Route] = {
     "onnx-fp32": Route(convert_onnx, True, ()),
+    "onnx-fp16": Route(convert_onnx, True, ()),
     "ncnn-fp16": Route(convert_ncnn, False, ("pnnx", "ncnn")),
 }
 
 _COMMON_TOOLS = ("edgepose", "numpy", "onnx", "onnxslim", "onnxruntime")
-
-
-@dataclass(frozen=True)
-class Source:
-    """The model file, and what the user said of it beyond its content."""
-
-    name: str
-    path: Path
-    spec: ModelSpec | None = None
-    input_hw: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,12 +63,14 @@ def convert_model(
     images: ParityImages,
     on_row: Callable[[Row], None],
     *,
+    batch: int | None = None,
     force: bool = False,
     keep_failed: bool = False,
 ) -> list[Path]:
     """Make every variant under ``out_dir``; the artifact folders, in the order of ``variants``.
 
-    An artifact whose key (source, options, tool versions, the kit's own code) is still the same is
+    ``batch`` fixes the batch of every variant; None leaves it open where the format can. An
+    artifact whose key (source, options, tool versions, the kit's own code) is still the same is
     left alone unless ``force``. Raises the error of the first step that fails; the folders of
     finished variants stay, nothing else does.
     """
@@ -83,14 +79,19 @@ def convert_model(
             raise SpecError(
                 f"no converter makes {variant}; variants that can be made: {', '.join(CONVERTERS)}"
             )
+        if batch not in (None, 1) and not CONVERTERS[str(variant)].batches:
+            raise SpecError(
+                f"{variant} takes one image at a time and has no batch of {batch}; choose other "
+                "variants with --formats, for example onnx-fp16"
+            )
     if not source.path.is_file():
         raise ModelFileError(f"{source.path}: no such file")
     source_sha256 = sha256_of(source.path)
     folders = []
     for variant in variants:
-        folder = out_dir / f"{source.name}-{variant}"
+        folder = out_dir / f"{source.name}-{variant}{f'-batch{batch}' if batch else ''}"
         folders.append(folder)
-        key = _key(source, source_sha256, variant, images)
+        key = _key(source, source_sha256, variant, batch, images)
         artifact = None if force else _current(folder, key)
         if artifact:
             on_row(
@@ -103,7 +104,9 @@ def convert_model(
                 )
             )
             continue
-        _Conversion(source, source_sha256, variant, folder, key, images, keep_failed).run(on_row)
+        _Conversion(source, source_sha256, variant, batch, folder, key, images, keep_failed).run(
+            on_row
+        )
     return folders
 
 
@@ -115,6 +118,7 @@ class _Conversion:
         source: Source,
         source_sha256: str,
         variant: Variant,
+        batch: int | None,
         folder: Path,
         key: str,
         images: ParityImages,
@@ -123,6 +127,7 @@ class _Conversion:
         self.source = source
         self.source_sha256 = source_sha256
         self.variant = variant
+        self.batch = batch
         self.folder = folder
         self.key = key
         self.images = images
@@ -153,7 +158,7 @@ class _Conversion:
             self.source.name,
             spec=self.source.spec,
             input_hw=self.source.input_hw,
-            dynamic_batch=self.route.dynamic_batch,
+            batch=self.batch if self.route.batches else 1,
         )
         self.onnx_path = self.private / "prepared.onnx"
         self.onnx_path.write_bytes(self.prepared.model.SerializeToString())
@@ -162,7 +167,7 @@ class _Conversion:
 
     def _is_prepared(self) -> str | None:
         shape = self.prepared.spec.input.shape
-        if not self.route.dynamic_batch and None in shape:
+        if not self.route.batches and None in shape:
             return f"the input shape {shape} is not fixed"
         return None
 
@@ -171,6 +176,9 @@ class _Conversion:
             self.onnx_path, self.prepared.spec, self.variant.precision, self.private
         )
         self.onnx_path.unlink()
+        if self.prepared.constants:
+            files["constants"] = f"{self.source.name}.constants.npz"
+            np.savez(self.private / files["constants"], **self.prepared.constants)
         source: dict[str, Any] = {
             "file": self.source.path.name,
             "path": str(self.source.path.resolve()),
@@ -230,8 +238,7 @@ def verify_artifact(
             "say which with --source FILE"
         )
     spec = ModelSpec.from_json(artifact.source["spec"], where=f"{folder}: source")
-    dynamic_batch = artifact.spec.input.shape[0] is None
-    prepared = prepare(path, artifact.spec.name, spec=spec, dynamic_batch=dynamic_batch)
+    prepared = prepare(path, artifact.spec.name, spec=spec, batch=artifact.spec.input.shape[0])
     return _judge(artifact, prepared, path, images)
 
 
@@ -268,7 +275,9 @@ def _tools(route: Route) -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version_of(name) for name in names}
 
 
-def _key(source: Source, source_sha256: str, variant: Variant, images: ParityImages) -> str:
+def _key(
+    source: Source, source_sha256: str, variant: Variant, batch: int | None, images: ParityImages
+) -> str:
     """Content address of everything that decides what an artifact is."""
     content = {
         "source": source_sha256,
@@ -276,6 +285,7 @@ def _key(source: Source, source_sha256: str, variant: Variant, images: ParityIma
         "spec": None if source.spec is None else source.spec.to_json(),
         "input_hw": source.input_hw,
         "variant": str(variant),
+        "batch": batch,
         "images": images.text,
         "tools": _tools(CONVERTERS[str(variant)]),
         "code": _code_sha256(),

@@ -6,12 +6,13 @@ what each precision may change.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from edge.codecs import BOX_CODECS, KEYPOINT_CODECS, KEYPOINT_SHORTFALLS
+from edge.codecs import BOX_CODECS, KEYPOINT_CODECS, KEYPOINT_SHORTFALLS, POSE_CODECS
 from edge.session import Array
 from edge.spec import ModelSpec, Precision
 
@@ -22,6 +23,7 @@ __all__ = [
     "BoxJudge",
     "KeypointJudge",
     "Limits",
+    "PoseJudge",
     "TensorDifference",
     "TensorJudge",
     "iou",
@@ -138,18 +140,31 @@ class KeypointJudge:
         """Take in both sides' outputs for one image with one person."""
         reference = KEYPOINT_CODECS[want_spec.codec](want, want_spec)[0].astype(np.float64)
         answer = KEYPOINT_CODECS[got_spec.codec](got, got_spec)[0].astype(np.float64)
-        kept = reference[:, 2] >= KEPT_KEYPOINT_SCORE
-        distance = np.linalg.norm(reference[:, :2] - answer[:, :2], axis=1)
         points = answer[None, :, :2].astype(np.float32)
         shortfall = KEYPOINT_SHORTFALLS[want_spec.codec](want, want_spec, points)[0]
         undecided = shortfall <= self._limits.keypoint_score
+        self.compare(image, want_spec.keypoints.keypoints, reference, answer, undecided)
+
+    def compare(
+        self,
+        image: str,
+        names: Sequence[str],
+        reference: npt.NDArray[np.float64],
+        answer: npt.NDArray[np.float64],
+        undecided: npt.NDArray[np.bool_],
+    ) -> None:
+        """Take in one person's keypoints (K, 3) of both sides, px and score.
+
+        ``undecided`` (K,): the reference rates the answer's place as good as its own.
+        """
+        kept = reference[:, 2] >= KEPT_KEYPOINT_SCORE
+        distance = np.linalg.norm(reference[:, :2] - answer[:, :2], axis=1)
         tie = kept & (distance > self._limits.keypoint_max_px) & undecided
         kept &= ~tie
         self._ties += int(tie.sum())
         score = np.abs(reference[:, 2] - answer[:, 2])
         self._distances.append(distance[kept])
         self._scores.append(float(score[kept].max(initial=0)))
-        names = want_spec.keypoints.keypoints
         for index in np.flatnonzero(kept):
             if distance[index] > self._limits.keypoint_max_px:
                 self.failures.append(
@@ -174,12 +189,12 @@ class KeypointJudge:
 
     def summary(self) -> dict[str, float]:
         """Number of keypoints, mean and largest distance in px, change of score, and ties."""
-        every = np.concatenate(self._distances)
+        every = np.concatenate([np.empty(0), *self._distances])
         return {
             "keypoints": float(len(every)),
             "mean_px": float(every.mean()) if len(every) else 0.0,
             "max_px": float(every.max(initial=0)),
-            "score": max(self._scores),
+            "score": max(self._scores, default=0.0),
             "ties": float(self._ties),
         }
 
@@ -202,12 +217,26 @@ class BoxJudge:
         got: dict[str, Array],
     ) -> None:
         """Take in both sides' outputs for one image."""
-        boxes, labels = BOX_CODECS[want_spec.codec](want, want_spec)[0]
-        answers, answer_labels = BOX_CODECS[got_spec.codec](got, got_spec)[0]
+        self.compare(
+            image,
+            *BOX_CODECS[want_spec.codec](want, want_spec)[0],
+            *BOX_CODECS[got_spec.codec](got, got_spec)[0],
+        )
+
+    def compare(
+        self,
+        image: str,
+        boxes: npt.NDArray[np.float32],
+        labels: npt.NDArray[np.int64],
+        answers: npt.NDArray[np.float32],
+        answer_labels: npt.NDArray[np.int64],
+    ) -> list[tuple[int, int]]:
+        """Take in boxes (M, 5) and labels (M,) of both sides; the pairs that belong together."""
+        pairs = []
         # A counterpart may lie just below the score, a leftover may not lie clearly above it.
         slack = self._limits.box_score
         free = [i for i in range(len(answers)) if answers[i, 4] > KEPT_BOX_SCORE - slack]
-        for box, label in zip(boxes, labels, strict=True):
+        for number, (box, label) in enumerate(zip(boxes, labels, strict=True)):
             same = [i for i in free if answer_labels[i] == label]
             ious = [iou(box, answers[i]) for i in same]
             if box[4] <= KEPT_BOX_SCORE:
@@ -221,6 +250,7 @@ class BoxJudge:
                 continue
             best = same[int(np.argmax(ious))]
             free.remove(best)
+            pairs.append((number, best))
             score = abs(float(box[4] - answers[best, 4]))
             self._ious.append(max(ious))
             self._scores.append(score)
@@ -238,6 +268,7 @@ class BoxJudge:
                     f"{image} has a box too many at {np.round(answers[index, :4], 1).tolist()} "
                     f"with score {answers[index, 4]:.3f}"
                 )
+        return pairs
 
     @property
     def count(self) -> int:
@@ -252,6 +283,49 @@ class BoxJudge:
             "iou_min": min(self._ious, default=1.0),
             "score": max(self._scores, default=0.0),
         }
+
+
+class PoseJudge:
+    """Compares the boxes of a one-stage model, and the keypoints of those that belong together."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._boxes = BoxJudge(limits)
+        self._keypoints = KeypointJudge(limits)
+
+    def add(
+        self,
+        image: str,
+        want_spec: ModelSpec,
+        want: dict[str, Array],
+        got_spec: ModelSpec,
+        got: dict[str, Array],
+    ) -> None:
+        """Take in both sides' outputs for one image."""
+        boxes, people = POSE_CODECS[want_spec.codec](want, want_spec)[0]
+        answers, answered = POSE_CODECS[got_spec.codec](got, got_spec)[0]
+        one_class = [np.zeros(len(side), np.int64) for side in (boxes, answers)]
+        pairs = self._boxes.compare(image, boxes, one_class[0], answers, one_class[1])
+        names = want_spec.keypoints.keypoints
+        for number, best in pairs:
+            reference, answer = people[number].astype(np.float64), answered[best].astype(np.float64)
+            # Coordinates are expectations here: there is no maximum that two places could share.
+            undecided = np.zeros(len(names), bool)
+            self._keypoints.compare(image, names, reference, answer, undecided)
+
+    @property
+    def failures(self) -> list[str]:
+        """What is beyond the limits."""
+        return self._boxes.failures + self._keypoints.failures
+
+    @property
+    def count(self) -> int:
+        """How many boxes there were to compare."""
+        return self._boxes.count
+
+    def summary(self) -> dict[str, float]:
+        """Both judges' figures; ``box_score`` is the change of the boxes' scores."""
+        boxes, keypoints = self._boxes.summary(), self._keypoints.summary()
+        return {**boxes, **keypoints, "box_score": boxes["score"]}
 
 
 def iou(a: Array, b: Array) -> float:

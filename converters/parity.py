@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,14 +19,16 @@ from converters.judges import (
     LIMITS,
     BoxJudge,
     KeypointJudge,
+    Limits,
+    PoseJudge,
     TensorDifference,
     TensorJudge,
 )
 from converters.prepare import Prepared
 from edge.engines.onnxruntime import OnnxRuntimeSession
 from edge.errors import ParityError
-from edge.session import EngineSettings, Feeds, Session
-from edge.spec import Precision
+from edge.session import Array, EngineSettings, Feeds, Session
+from edge.spec import Precision, Task
 
 __all__ = ["FP16_MAX", "NamedFeeds", "ParityReport", "check_parity"]
 
@@ -67,13 +69,16 @@ class ParityReport:
         d = self.decoded
         if not d.get("keypoints") and not d.get("boxes"):
             return "FAIL: no answer to compare"
+        parts = []
+        if "boxes" in d:
+            score = d.get("box_score", d["score"])
+            parts.append(f"{int(d['boxes'])} boxes, IoU >= {d['iou_min']:.4f}, score +-{score:.4f}")
         if "keypoints" in d:
-            text = (
+            parts.append(
                 f"{int(d['keypoints'])} keypoints, mean {d['mean_px']:.3f} px, "
                 f"max {d['max_px']:.2f} px" + (f" ({int(d['ties'])} ties)" if d["ties"] else "")
             )
-        else:
-            text = f"{int(d['boxes'])} boxes, IoU >= {d['iou_min']:.4f}, score +-{d['score']:.4f}"
+        text = "; ".join(parts)
         return ("pass: " if self.passed else "FAIL: ") + text
 
     def to_json(self) -> dict[str, Any]:
@@ -121,13 +126,10 @@ def check_parity(
         limits=asdict(limits),
     )
     tensors = TensorJudge(limits)
-    answers: KeypointJudge | BoxJudge = (
-        KeypointJudge(limits) if session.spec.task == "pose" else BoxJudge(limits)
-    )
+    answers = _JUDGES[session.spec.task](limits)
     with reference:
-        for image in images:
+        for image, got in zip(images, _run_all(session, images), strict=True):
             want_all = reference.run(image.feeds)
-            got = session.run(image.feeds)
             for tensor, tap in zip(session.spec.outputs, taps, strict=True):
                 tensors.add(image.name, tensor.name, want_all[tap], got[tensor.name])
             answers.add(image.name, prepared.source_spec, want_all, session.spec, got)
@@ -152,14 +154,40 @@ def check_parity(
     return report
 
 
+_JUDGES: dict[Task, Callable[[Limits], KeypointJudge | BoxJudge | PoseJudge]] = {
+    "pose": KeypointJudge,
+    "detection": BoxJudge,
+    "one-stage": PoseJudge,
+}
+
+
+def _run_all(session: Session, images: Sequence[NamedFeeds]) -> Iterator[dict[str, Array]]:
+    """Each image's outputs as a batch of one, whatever batch the session is fixed at.
+
+    A fixed batch is filled with the images that follow, from the first again after the last.
+    """
+    size = session.max_batch or 1
+    name = session.spec.input.name
+    outputs = {tensor.name for tensor in session.spec.outputs}
+    for start in range(0, len(images), size):
+        batch = [images[(start + row) % len(images)].feeds[name] for row in range(size)]
+        answers = session.run({name: np.concatenate(batch)})
+        for row in range(min(size, len(images) - start)):
+            yield {
+                key: value[row : row + 1] if key in outputs else value
+                for key, value in answers.items()
+            }
+
+
 def _open_reference(
     source: Any, prepared: Prepared, taps: list[str], settings: EngineSettings
 ) -> OnnxRuntimeSession:
     """The source with inner tensors as further outputs; the computation stays what it was."""
-    names = [tensor.name for tensor in prepared.source_spec.outputs]
+    spec = prepared.source_spec
+    names = [tensor.name for tensor in (*spec.outputs, *spec.constants)]
     extra = [tap for tap in taps if tap not in names]
     return OnnxRuntimeSession(
-        _with_outputs(source, extra), prepared.source_spec, settings, output_names=names + extra
+        _with_outputs(source, extra), spec, settings, output_names=names + extra
     )
 
 
@@ -192,8 +220,8 @@ def _fp16_peak(
     with OnnxRuntimeSession(
         model, prepared.spec, settings, output_names=[*names, *outputs]
     ) as session:
-        for image in images:
-            for name, value in session.run(image.feeds).items():
+        for answers in _run_all(session, images):
+            for name, value in answers.items():
                 finite = bool(np.isfinite(value).all())
                 peak = float(np.abs(value).max(initial=0)) if finite else float("inf")
                 if peak > worst[1]:

@@ -16,11 +16,18 @@ import numpy as np
 
 from converters.onnx_file import Graph, load_onnx
 from converters.recognise import DetectorHeads, Recognised, recognise
+from converters.scale_norm import make_scale_norm_fp16_safe
 from edge.errors import ModelFileError
 from edge.session import Array
 from edge.spec import ModelSpec, TensorSpec
 
-__all__ = ["Prepared", "make_scale_norm_fp16_safe", "prepare"]
+__all__ = ["Prepared", "prepare"]
+
+
+_MAP_KINDS = {
+    "rtmdet": ("logits", "distances"),
+    "yolox": ("logits", "boxes", "objectness"),
+}
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,8 @@ class Prepared:
     """A prepared model.
 
     ``taps`` maps each output of ``spec`` to the tensor of the untouched file that holds the same
-    values, ``source_spec`` describes that file as it is.
+    values, ``source_spec`` describes that file as it is. ``constants`` are the arrays of
+    ``spec.constants``, which the prepared network no longer has.
     """
 
     model: Any
@@ -36,6 +44,7 @@ class Prepared:
     source_spec: ModelSpec
     taps: dict[str, str]
     rewritten_scale_norms: int
+    constants: dict[str, Array]
 
 
 def prepare(
@@ -44,25 +53,33 @@ def prepare(
     *,
     spec: ModelSpec | None = None,
     input_hw: tuple[int, int] | None = None,
-    dynamic_batch: bool = False,
+    batch: int | None = 1,
 ) -> Prepared:
     """Load, recognise and rewrite an ONNX file; the file itself is not touched.
 
-    ``dynamic_batch`` keeps the batch open where the file's is; otherwise it becomes 1. Raises
-    ModelFileError or SpecError for anything that is no supported model.
+    ``batch`` fixes the batch; None leaves it as open as the file has it. Raises ModelFileError or
+    SpecError for anything that is no supported model.
     """
     model = load_onnx(path)
     found = recognise(model, path, name, spec, input_hw)
-    batch = found.source_spec.input.shape[0] if dynamic_batch else 1
+    own_batch = found.source_spec.input.shape[0]
+    if batch is None:
+        batch = own_batch
+    elif own_batch not in (None, batch):
+        raise ModelFileError(
+            f"{path}: its batch is fixed at {own_batch} and cannot become {batch}; export it with "
+            "an open one"
+        )
     height, width = found.source_spec.input_hw
 
     prepared = copy.deepcopy(model)
     heads = found.heads
     taps = (
-        [*heads.logits, *heads.distances]
+        [name for kind in heads.maps for name in kind]
         if heads
         else [tensor.name for tensor in found.source_spec.outputs]
     )
+    constants = _constants(model, found.source_spec, path)
     _cut(prepared, taps)
     _freeze_input(prepared, (batch, 3, height, width))
     prepared = _simplify(prepared, path)
@@ -76,9 +93,23 @@ def prepare(
     _rename(prepared, dict(zip(taps, names, strict=True)))
     _set_outputs(prepared, new_spec)
     _check(prepared, path)
-    return Prepared(
-        prepared, new_spec, found.source_spec, dict(zip(names, taps, strict=True)), count
-    )
+    tapped = dict(zip(names, taps, strict=True))
+    return Prepared(prepared, new_spec, found.source_spec, tapped, count, constants)
+
+
+def _constants(model: Any, spec: ModelSpec, path: Path) -> dict[str, Array]:
+    """The arrays that the codec needs beside the network's outputs; the file holds them as such."""
+    graph = Graph(model)
+    constants = {}
+    for tensor in spec.constants:
+        value = graph.constant(tensor.name)
+        if value is None or value.shape != tensor.shape:
+            raise ModelFileError(
+                f"{path}: its output {tensor.name!r} should be a constant of shape {tensor.shape}; "
+                "export the model again"
+            )
+        constants[tensor.name] = value.astype(np.float32)
+    return constants
 
 
 def _cut(model: Any, outputs: list[str]) -> None:
@@ -165,23 +196,29 @@ def _raw_head_spec(
     """The spec of the cut detector, levels by rising stride, and its taps in that order."""
     source = found.source_spec
     height, _ = source.input_hw
-    levels: list[tuple[int, str, str]] = []
-    for logit in heads.logits:
-        hw = shapes[logit][2:]
-        same = [name for name in heads.distances if shapes[name][2:] == hw]
-        if len(same) != 1 or len(hw) != 2 or hw[0] is None or hw[0] < 1:
-            raise ModelFileError(
-                f"{path}: no single distance map fits the logits {logit!r} of shape "
-                f"{shapes[logit]}; describe the model with --spec FILE"
-            )
-        levels.append((round(height / hw[0]), logit, same[0]))
+    levels: list[tuple[int, list[str]]] = []
+    for first in heads.maps[0]:
+        rows, columns = shapes[first][2:] if len(shapes[first]) == 4 else (None, None)
+        if not rows or not columns:
+            raise ModelFileError(f"{path}: the logits {first!r} have no fixed size at this input")
+        level = [first]
+        for kind in heads.maps[1:]:
+            same = [name for name in kind if shapes[name][2:] == (rows, columns)]
+            if len(same) != 1:
+                raise ModelFileError(
+                    f"{path}: no single map fits the logits {first!r} of shape {shapes[first]}; "
+                    "describe the model with --spec FILE"
+                )
+            level += same
+        levels.append((round(height / rows), level))
     levels.sort()
-    strides = tuple(stride for stride, _, _ in levels)
-    taps = [logit for _, logit, _ in levels] + [distance for _, _, distance in levels]
-    names = [f"logits_s{stride}" for stride in strides] + [f"distances_s{s}" for s in strides]
+    strides = tuple(stride for stride, _ in levels)
+    kinds = _MAP_KINDS[heads.codec]
+    taps = [level[index] for index in range(len(kinds)) for _, level in levels]
+    names = [f"{kind}_s{stride}" for kind in kinds for stride in strides]
     spec = replace(
         source,
-        codec="rtmdet",
+        codec=heads.codec,
         input=TensorSpec(source.input.name, (batch, *source.input.shape[1:])),
         outputs=tuple(
             TensorSpec(name, (batch, *shapes[tap][1:]))
@@ -206,7 +243,10 @@ def _set_outputs(model: Any, spec: ModelSpec) -> None:
     del model.graph.output[:], model.graph.value_info[:]
     for tensor in spec.outputs:
         dtype = {"float32": onnx.TensorProto.FLOAT, "int64": onnx.TensorProto.INT64}[tensor.dtype]
-        shape = ["batch" if size is None else size for size in tensor.shape]
+        shape = [
+            size or ("batch" if axis == 0 else f"{tensor.name}_{axis}")
+            for axis, size in enumerate(tensor.shape)
+        ]
         model.graph.output.append(onnx.helper.make_tensor_value_info(tensor.name, dtype, shape))
 
 
@@ -217,162 +257,3 @@ def _check(model: Any, path: Path) -> None:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # our own rewriting broke it: keep the trace for the report
         raise ModelFileError(f"{path}: the prepared graph is invalid: {error}") from error
-
-
-# --- ScaleNorm ------------------------------------------------------------------------------------
-
-
-def make_scale_norm_fp16_safe(model: Any) -> int:
-    """Rewrite every ``x / max(c * ||x||, eps)`` over the last axis, in place; how many there were.
-
-    RTMPose's ScaleNorm sums squares up to 3.6e6, and FP16 ends at 65504. Dividing by the largest
-    magnitude first bounds every square by 1 and the sum by the axis' length::
-
-        y = x / max(max|x|, eps);   x / (c * ||x||) = y / (c * ||y||)
-
-    ``||y||`` is at least 1 unless all |x| < eps, so that ``max(||y||, 1)`` guards the division
-    and changes nothing where the original clamp did not act.
-    """
-    import onnx
-
-    count = 0
-    graph = Graph(model)
-    for node in list(model.graph.node):
-        if node.op_type != "Div":
-            continue
-        norm = _norm_of(graph, node)
-        if norm is None:
-            continue
-        factor, epsilon = norm
-        _replace_division(model, node, factor, epsilon, prefix=f"scale_norm_{count}")
-        count += 1
-    if count:
-        _drop_unused(model)
-        onnx.checker.check_model(model)
-    return count
-
-
-def _norm_of(graph: Graph, division: Any) -> tuple[float, float] | None:
-    """(c, eps) when a Div is ``x / max(c * ||x||, eps)`` over the last axis, else None."""
-    x, name = division.input
-    factor, epsilon = 1.0, 0.0
-    while True:
-        node = graph.producer.get(name)
-        if node is None:
-            return None
-        if node.op_type == "Mul":
-            value = graph.scalar(node.input[1])
-            operand = node.input[0]
-            if value is None:
-                value, operand = graph.scalar(node.input[0]), node.input[1]
-            if value is None:
-                return None
-            factor, name = factor * value, operand
-        elif node.op_type in ("Clip", "Max"):
-            least = _lower_bound(graph, node)
-            if least is None:
-                return None
-            # A clamp inside the factor c acts at c * bound on the outside.
-            epsilon = max(epsilon, factor * least)
-            name = node.input[0]
-        elif node.op_type == "ReduceL2":
-            same = node.input[0] == x and _reduces_last_axis(graph, node)
-            return (factor, epsilon) if same else None
-        elif node.op_type == "Sqrt" or (
-            node.op_type == "Pow" and graph.scalar(node.input[1]) == 0.5
-        ):
-            inner = _sum_of_squares(graph, node.input[0], x)
-            return None if inner is None else (factor * inner, epsilon)
-        else:
-            return None
-
-
-def _lower_bound(graph: Graph, node: Any) -> float | None:
-    for attribute in node.attribute:  # Clip up to opset 10
-        if attribute.name == "min":
-            return float(attribute.f)
-    if len(node.input) < 2 or not node.input[1]:
-        return None
-    if node.op_type == "Clip" and len(node.input) > 2 and node.input[2]:
-        upper = graph.scalar(node.input[2])
-        if upper is None or upper < 65504:
-            return None
-    return graph.scalar(node.input[1])
-
-
-def _reduces_last_axis(graph: Graph, node: Any) -> bool:
-    axes: Any = next((list(a.ints) for a in node.attribute if a.name == "axes"), None)
-    if axes is None and len(node.input) > 1:
-        constant = graph.constant(node.input[1])
-        axes = None if constant is None else constant.reshape(-1).tolist()
-    keep = next((a.i for a in node.attribute if a.name == "keepdims"), 1)
-    # RTMPose's tokens are (N, K, C): both spellings of the last of three axes occur.
-    return bool(keep) and axes in ([-1], [2])
-
-
-def _sum_of_squares(graph: Graph, name: str, x: str) -> float | None:
-    """The factor under the root: 1 for a sum; a mean's depends on the length and is not taken."""
-    node = graph.producer.get(name)
-    if node is None or node.op_type != "ReduceSum" or not _reduces_last_axis(graph, node):
-        return None
-    square = graph.producer.get(node.input[0])
-    if square is None:
-        return None
-    if square.op_type == "Mul" and list(square.input) == [x, x]:
-        return 1.0
-    is_square = square.op_type == "Pow" and graph.scalar(square.input[1]) == 2
-    return 1.0 if is_square and square.input[0] == x else None
-
-
-def _replace_division(
-    model: Any, division: Any, factor: float, epsilon: float, prefix: str
-) -> None:
-    from onnx import helper, numpy_helper
-
-    x, result = division.input[0], division.output[0]
-    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-    constants: dict[str, Array] = {
-        # FP16 keeps nothing below 6e-8, and a clamp of 0 would divide 0 by 0.
-        "epsilon": np.array(max(epsilon, 1e-5), np.float32),
-        "one": np.array(1.0, np.float32),
-        "scale": np.array(1.0 / factor, np.float32),
-    }
-    if opset >= 18:
-        constants["axes"] = np.array([-1], np.int64)
-    for key, value in constants.items():
-        model.graph.initializer.append(numpy_helper.from_array(value, f"{prefix}.{key}"))
-
-    def node(op: str, inputs: list[str], output: str, **attributes: Any) -> Any:
-        return helper.make_node(
-            op, inputs, [output], name=f"{prefix}.{op}_{output[-8:]}", **attributes
-        )
-
-    def reduce(op: str, source: str, output: str) -> Any:
-        if opset >= 18:
-            return node(op, [source, f"{prefix}.axes"], output, keepdims=1)
-        return node(op, [source], output, axes=[-1], keepdims=1)
-
-    nodes = [
-        node("Abs", [x], f"{prefix}.abs"),
-        reduce("ReduceMax", f"{prefix}.abs", f"{prefix}.max"),
-        node("Clip", [f"{prefix}.max", f"{prefix}.epsilon"], f"{prefix}.bound"),
-        node("Div", [x, f"{prefix}.bound"], f"{prefix}.bounded"),
-        reduce("ReduceL2", f"{prefix}.bounded", f"{prefix}.norm"),
-        node("Clip", [f"{prefix}.norm", f"{prefix}.one"], f"{prefix}.divisor"),
-        node("Div", [f"{prefix}.bounded", f"{prefix}.divisor"], f"{prefix}.unit"),
-        node("Mul", [f"{prefix}.unit", f"{prefix}.scale"], result),
-    ]
-    index = list(model.graph.node).index(division)
-    model.graph.node.remove(division)
-    for offset, new in enumerate(nodes):
-        model.graph.node.insert(index + offset, new)
-
-
-def _drop_unused(model: Any) -> None:
-    nodes = Graph(model).needed_by(value.name for value in model.graph.output)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    used = {name for node in nodes for name in node.input}
-    weights = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(weights)

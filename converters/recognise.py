@@ -1,24 +1,31 @@
-"""What kind of model an ONNX file holds, found by structure and not by names.
+"""What kind of model an ONNX file holds: as it is described, or else found by structure.
 
-Two kinds are known:
+A description comes from the user, from an SDK archive, or from the file's own metadata where this
+kit exported it. By structure, and not by names, three kinds are known:
 
 - ``simcc`` pose models: two outputs (N, K, W * r) and (N, K, H * r) with one ratio r for a fixed
   input (N, 3, H, W).
 - ``rtmdet`` detectors: behind the last convolutions of the graph there are, for every level, one
   map of class logits and one of 4 distances, which feed a non-maximum suppression in the file.
+- ``yolox`` detectors: the same with a third map of one channel a level, the objectness.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from converters.onnx_file import Graph, image_input_shape
 from edge.errors import ModelFileError, SpecError
 from edge.spec import KEYPOINT_SETS, ModelSpec, TensorSpec
 
-__all__ = ["DetectorHeads", "Recognised", "find_detector_heads", "recognise"]
+__all__ = ["SPEC_KEY", "DetectorHeads", "Recognised", "find_detector_heads", "recognise"]
+
+SPEC_KEY = "edgepose.spec"
+"""Key of an ONNX file's metadata that holds `ModelSpec.to_json()` as JSON text."""
 
 RGB_MEAN, RGB_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 BGR_MEAN, BGR_STD = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
@@ -29,10 +36,14 @@ DEFAULT_DETECTOR_HW = (320, 320)
 
 @dataclass(frozen=True)
 class DetectorHeads:
-    """Tensor names of the raw maps of each level, in the file's order of levels."""
+    """The raw maps that a codec takes: tensor names, a tuple a kind, in the codec's order of kinds.
 
-    logits: tuple[str, ...]
-    distances: tuple[str, ...]
+    Within a kind they are in the file's order of levels. ``rtmdet`` has logits and distances,
+    ``yolox`` logits, boxes and objectness.
+    """
+
+    codec: Literal["rtmdet", "yolox"]
+    maps: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -56,14 +67,15 @@ def recognise(
 ) -> Recognised:
     """Find out what a checked ONNX model is.
 
-    ``spec`` is the user's own description and wins; ``input_hw`` fixes a dynamic input. Raises
-    ModelFileError, which says what was looked for, when neither kind fits.
+    ``spec`` is a description from outside and wins over the file's own; ``input_hw`` fixes a
+    dynamic input. Raises ModelFileError, which says what was looked for, when no kind fits.
     """
     input_name, shape = image_input_shape(model, path)
     if shape[0] not in (None, 1):
         raise ModelFileError(
             f"{path}: its batch is fixed at {shape[0]}; export it with a batch of 1 or an open one"
         )
+    spec = spec or _own_spec(model, path, name)
     if spec is not None:
         return _as_described(model, path, spec, input_name, shape, input_hw)
     size = _input_hw(path, shape, input_hw)
@@ -76,12 +88,30 @@ def recognise(
     if heads is None:
         raise ModelFileError(
             f"{path}: this kind of model is not recognised. Looked for SimCC outputs "
-            "(N, K, W*r) and (N, K, H*r), and for RTMDet (a logits map and a 4-channel distance "
-            "map a level that feed a NonMaxSuppression); found the outputs "
+            "(N, K, W*r) and (N, K, H*r), and for RTMDet or YOLOX (maps of logits, of 4 sides and "
+            "of objectness a level that feed a NonMaxSuppression); found the outputs "
             f"{_outputs_text(model)}. Describe it with --spec FILE"
         )
     size = size or DEFAULT_DETECTOR_HW
-    return Recognised(_source_detector(model, path, name, input_name, shape[0], size), heads)
+    source = _source_detector(model, path, name, input_name, shape[0], size)
+    if heads.codec == "yolox":
+        # The official YOLOX models take grey levels as they are.
+        source = replace(source, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    return Recognised(source, heads)
+
+
+def _own_spec(model: Any, path: Path, name: str) -> ModelSpec | None:
+    """The description that an exported file carries, under the name that is asked for."""
+    text = next((entry.value for entry in model.metadata_props if entry.key == SPEC_KEY), None)
+    if text is None:
+        return None
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SpecError(f"{path}: its metadata {SPEC_KEY} is no JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise SpecError(f"{path}: its metadata {SPEC_KEY} is no table of keys")
+    return replace(ModelSpec.from_json(data, where=f"{path}: {SPEC_KEY}"), name=name)
 
 
 def _input_hw(
@@ -111,12 +141,11 @@ def _as_described(
     asked_hw: tuple[int, int] | None,
 ) -> Recognised:
     names = {value.name for value in model.graph.output}
-    missing = [tensor.name for tensor in spec.outputs if tensor.name not in names]
-    if spec.input.name != input_name or missing:
+    named = [tensor.name for tensor in (*spec.outputs, *spec.constants)]
+    if spec.input.name != input_name or not names.issuperset(named):
         raise SpecError(
-            f"{path}: the spec names input {spec.input.name!r} and outputs "
-            f"{[tensor.name for tensor in spec.outputs]}, the file has {input_name!r} and "
-            f"{_outputs_text(model)}"
+            f"{path}: the spec names input {spec.input.name!r} and outputs {named}, the file has "
+            f"{input_name!r} and {_outputs_text(model)}"
         )
     size = _input_hw(path, shape, asked_hw or spec.input_hw)
     if size != spec.input_hw:
@@ -124,8 +153,24 @@ def _as_described(
             f"{path}: the spec says {spec.input_hw[0]}x{spec.input_hw[1]} (height x width), "
             f"but {size} was asked for"
         )
-    heads = find_detector_heads(model) if spec.codec == "detections" else None
-    return Recognised(spec, heads)
+    return Recognised(spec, _heads_of(model, spec))
+
+
+def _heads_of(model: Any, spec: ModelSpec) -> DetectorHeads | None:
+    """Raw maps behind described outputs that an engine or a precision may not be able to give.
+
+    A suppression in the file, which few engines know; and YOLOX's one output, in which logits and
+    pixels would share a scale.
+    """
+    if spec.task != "detection" or (spec.codec, len(spec.outputs)) not in (
+        ("detections", 2),
+        ("yolox", 1),
+    ):
+        return None
+    heads = find_detector_heads(model, [tensor.name for tensor in spec.outputs])
+    if heads is None or (spec.codec == "yolox" and heads.codec != "yolox"):
+        return None
+    return heads
 
 
 def _output_shapes(model: Any) -> list[tuple[str, list[int | None]]]:
@@ -200,39 +245,64 @@ def _recognise_simcc(
 _ELEMENTWISE = ("Mul", "Exp", "Identity", "Relu", "Clip")
 
 
-def find_detector_heads(model: Any) -> DetectorHeads | None:
-    """The raw maps of an RTMDet graph, or None.
+def find_detector_heads(model: Any, outputs: Sequence[str] = ()) -> DetectorHeads | None:
+    """The raw maps of a detector's graph, or None.
 
-    The last convolutions (those that no other convolution follows) must pair up into maps with 4
-    channels, the distances, and maps with one channel a class, the logits. A distance map is
-    taken behind the constant factor (its stride) or exponential that directly follows.
+    The last convolutions (those that no other convolution follows) must be, for every level, one
+    map of 4 channels, the sides, one of a channel a class, the logits, and for YOLOX one of a
+    single channel, the objectness. RTMDet's distances are taken behind the constant factor (their
+    stride) or the exponential that directly follows. ``outputs`` narrows the graph to what these
+    depend on; without them there must be a non-maximum suppression.
     """
-    if not any(node.op_type == "NonMaxSuppression" for node in model.graph.node):
+    if not outputs and not any(node.op_type == "NonMaxSuppression" for node in model.graph.node):
         return None
     graph = Graph(model)
+    nodes = graph.needed_by(outputs) if outputs else model.graph.node
+    convolutions = [node for node in nodes if node.op_type == "Conv"]
     feeds_conv: set[str] = set()
-    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     for node in graph.needed_by(convolution.input[0] for convolution in convolutions):
         feeds_conv.update(node.output)
     last = [node for node in convolutions if node.output[0] not in feeds_conv]
-    ends = [(node, *_through_scaling(graph, node.output[0])) for node in last]
+    ends = [(node.output[0], *_through_scaling(graph, node.output[0])) for node in last]
     channels = []
-    for node, _, _ in ends:
+    for node in last:
         weight = graph.constant(node.input[1])
         channels.append(None if weight is None else int(weight.shape[0]))
+    rows = list(zip(channels, ends, strict=True))
+    fours = [row for row in rows if row[0] == 4]
+    if len(fours) * 3 == len(rows):
+        return _yolox_heads(rows)
     # A detector of four classes: only the scaling tells distances from logits.
-    is_distance = [
-        count == 4 and (channels.count(4) * 2 == len(channels) or scaled)
-        for count, (_, _, scaled) in zip(channels, ends, strict=True)
-    ]
-    distances = tuple(end for (_, end, _), box in zip(ends, is_distance, strict=True) if box)
-    logits = tuple(
-        node.output[0] for (node, _, _), box in zip(ends, is_distance, strict=True) if not box
-    )
-    classes = {count for count, box in zip(channels, is_distance, strict=True) if not box}
-    if not distances or len(distances) != len(logits) or len(classes) != 1:
+    several = len(fours) * 2 == len(rows)
+    is_distance = [count == 4 and (several or scaled) for count, (_, _, scaled) in rows]
+    distances = tuple(end for (_, (_, end, _)), box in zip(rows, is_distance, strict=True) if box)
+    others = [row for row, box in zip(rows, is_distance, strict=True) if not box]
+    logits = tuple(raw for _, (raw, _, _) in others)
+    if not distances or len(distances) != len(logits) or len({count for count, _ in others}) != 1:
         return None
-    return DetectorHeads(logits, distances)
+    return DetectorHeads("rtmdet", (logits, distances))
+
+
+def _yolox_heads(rows: list[tuple[int | None, tuple[str, str, bool]]]) -> DetectorHeads | None:
+    """Logits, boxes and objectness, of which the last two have 4 channels and 1.
+
+    With one class, logits and objectness are told by their order alone; the score is the product of
+    both, so that nothing depends on it.
+    """
+    boxes = tuple(raw for count, (raw, _, _) in rows if count == 4)
+    rest = [(count, raw) for count, (raw, _, _) in rows if count != 4]
+    classes = {count for count, _ in rest} - {1}
+    if not classes:
+        logits, objectness = rest[::2], rest[1::2]
+    elif len(classes) == 1:
+        logits = [row for row in rest if row[0] != 1]
+        objectness = [row for row in rest if row[0] == 1]
+    else:
+        return None
+    if len(logits) != len(boxes) or len(objectness) != len(boxes):
+        return None
+    kinds = (logits, [(4, name) for name in boxes], objectness)
+    return DetectorHeads("yolox", tuple(tuple(name for _, name in kind) for kind in kinds))
 
 
 def _through_scaling(graph: Graph, name: str) -> tuple[str, bool]:

@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
+import difflib
+import hashlib
+import importlib.util
 import json
-import re
+import os
+import sys
 import tomllib
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from converters.convert import Source
+from converters.cache import cache_folder, file_name
+from converters.source import Source
+from converters.zoo_entry import NAME, ZooEntry, parse_zoo
 from edge.artifact import sha256_of
-from edge.errors import ModelFileError, SpecError
+from edge.errors import EngineMissingError, ModelFileError, SpecError
 from edge.spec import ModelSpec
 
-__all__ = ["find_source", "read_spec_file", "zoo_entries"]
+__all__ = [
+    "find_entry",
+    "find_source",
+    "read_spec_file",
+    "say_on_stderr",
+    "zoo_entries",
+    "zoo_fetch",
+]
+
+Say = Callable[[str], None]
+Entries = Mapping[str, ZooEntry]
 
 _ROOM = Path(__file__).resolve().parent
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SUFFIXES = (".onnx", ".zip", ".pth")
 
 
-def zoo_entries() -> dict[str, dict[str, Any]]:
-    """The zoo: name -> entry of ``zoo.toml``."""
-    entries: dict[str, dict[str, Any]] = tomllib.loads(
-        (_ROOM / "zoo.toml").read_text(encoding="utf-8")
-    )
-    return entries
+def zoo_entries(path: Path | None = None) -> dict[str, ZooEntry]:
+    """The entries of a zoo file (default: the kit's), name -> entry; SpecError for a bad one."""
+    path = path or _ROOM / "zoo.toml"
+    return parse_zoo(path.read_text(encoding="utf-8"), path.name)
+
+
+def say_on_stderr(line: str) -> None:
+    """Tell the user what takes so long; stdout stays for results."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def find_source(
@@ -33,38 +53,180 @@ def find_source(
     name: str | None = None,
     spec_file: Path | None = None,
     input_hw: tuple[int, int] | None = None,
+    entries: Entries | None = None,
+    say: Say = say_on_stderr,
 ) -> Source:
-    """What a MODEL argument means: the name of a zoo model, or the path of an ONNX file.
+    """What a MODEL argument means.
 
-    A file is named after itself, ``end2end.onnx`` (what mmdeploy calls every model) after its
-    folder; ``name`` overrides both. Raises SpecError or ModelFileError.
+    The name of a zoo model, which is fetched into the cache if need be; or the path of an ONNX
+    file, of an mmdeploy SDK model (folder or .zip), or of a checkpoint (.pth), which is exported
+    to ONNX in the cache. A file is named after itself, ``end2end.onnx`` (what mmdeploy calls every
+    model) after its folder; ``name`` overrides both.
+
+    Raises SpecError, ModelFileError, DownloadError, or EngineMissingError where a checkpoint is to
+    be exported without PyTorch.
     """
-    entries = zoo_entries()
+    entries = zoo_entries() if entries is None else entries
+    spec = read_spec_file(spec_file) if spec_file else None
+    path = Path(text)
     if text in entries:
         entry = entries[text]
-        path = _ROOM / entry["file"]
-        if not path.is_file() or sha256_of(path) != entry["sha256"]:
+        chosen = _checked_name(name or text)
+        if entry.task == "backbone":
+            raise SpecError(
+                f"{text} is a backbone: a training starts with it, but it has no answers to "
+                f"convert; `edge zoo fetch {text}` downloads it"
+            )
+        if entry.file is None and entry.archive is None:
+            _need_torch(text)
+        path = zoo_fetch(text, entries=entries, say=say)
+    else:
+        entry = None
+        if not path.exists() and path.suffix not in _SUFFIXES and len(path.parts) == 1:
+            raise _unknown(text, entries)
+        stem = path.resolve().parent.name if path.stem == "end2end" else path.stem
+        chosen = _checked_name(name or (path.resolve().name if path.is_dir() else stem))
+    if path.suffix == ".pth" and not path.is_dir():
+        path, found = _export(path, chosen, entry, input_hw, say)
+        # The size that was asked for is the exported file's own now.
+        return Source(chosen, path, spec or found)
+    if path.suffix == ".zip" or path.is_dir():
+        path, found = _read_sdk(path, chosen)
+        return Source(chosen, path, spec or found, input_hw)
+    return Source(chosen, path, spec, input_hw)
+
+
+def find_entry(name: str, entries: Entries | None = None) -> ZooEntry:
+    """The zoo's entry of a name; SpecError that offers similar names."""
+    entries = zoo_entries() if entries is None else entries
+    if name not in entries:
+        raise _unknown(name, entries)
+    return entries[name]
+
+
+def zoo_fetch(
+    name: str,
+    *,
+    what: Literal["archive", "checkpoint"] | None = None,
+    entries: Entries | None = None,
+    say: Say = say_on_stderr,
+) -> Path:
+    """A zoo model's file: the one in the kit, else its archive, else its checkpoint.
+
+    ``what`` asks for one of the latter. Downloads go to the cache folder (EDGEPOSE_CACHE) and come
+    from EDGEPOSE_MIRROR where that is set. Raises SpecError, ModelFileError or DownloadError.
+    """
+    entry = find_entry(name, entries)
+    if entry.file and what is None:
+        path = _ROOM / entry.file
+        if not path.is_file() or sha256_of(path) != entry.sha256:
             raise ModelFileError(
                 f"{path}: missing or changed since its release; restore it with git checkout"
             )
-        spec = read_spec_file(spec_file) if spec_file else None
-        return Source(name or text, path, spec, input_hw)
-    path = Path(text)
-    if not path.exists() and path.suffix != ".onnx" and len(path.parts) == 1:
-        raise SpecError(
-            f"{text!r} is neither a zoo model ({', '.join(entries)}) nor a file; "
-            "`edge zoo` lists the models"
+        return path
+    what = what or ("archive" if entry.archive else "checkpoint")
+    url, hashes = (
+        (entry.archive, entry.archive_sha256)
+        if what == "archive"
+        else (entry.checkpoint, entry.checkpoint_sha256)
+    )
+    if url is None:
+        others = [key for key in ("file", "archive", "checkpoint") if getattr(entry, key)]
+        raise SpecError(f"{name} has no {what}, only a {' and a '.join(others)}")
+    return _fetch(name, url, hashes, say)
+
+
+def _fetch(name: str, url: str, hashes: tuple[str, ...], say: Say) -> Path:
+    from converters.download import fetch
+    from converters.progress import ProgressLine
+
+    folder = cache_folder()
+    mirror = os.environ.get("EDGEPOSE_MIRROR")
+    line = ProgressLine(name)
+
+    def interrupt_line(text: str) -> None:
+        line.close()
+        say(text)
+
+    if not (folder / file_name(url)).exists():
+        origin = f"EDGEPOSE_MIRROR={mirror}, not from " if mirror else ""
+        say(f"fetching {name} into {folder} from {origin}{url}")
+    try:
+        return fetch(url, folder, sha256=hashes, mirror=mirror, progress=line, say=interrupt_line)
+    finally:
+        line.close()
+
+
+def _read_sdk(path: Path, name: str) -> tuple[Path, ModelSpec]:
+    from converters.sdk_archive import read_sdk
+
+    if path.is_dir() and not (path / "deploy.json").is_file():
+        raise ModelFileError(
+            f"{path}: a folder without deploy.json, so no SDK model; name the ONNX file in it"
         )
-    if path.is_dir():
-        raise ModelFileError(f"{path}: a folder, not an ONNX file")
-    stem = path.resolve().parent.name if path.stem == "end2end" else path.stem
-    chosen = name or stem
-    if not _NAME.fullmatch(chosen):
+    model = read_sdk(path, name, cache_folder() / "sdk")
+    return model.onnx_path, model.spec
+
+
+def _export(
+    checkpoint: Path, name: str, entry: ZooEntry | None, input_hw: tuple[int, int] | None, say: Say
+) -> tuple[Path, ModelSpec]:
+    """The checkpoint as ONNX in the cache, exported unless it lies there, and its spec."""
+    from converters.chain import staged_folder
+
+    _need_torch(str(checkpoint))
+    if not checkpoint.is_file():
+        raise ModelFileError(f"{checkpoint}: no such file")
+    known: dict[str, Any] = {"input_hw": input_hw or (entry.input_hw if entry else None)}
+    if entry:
+        known["size"] = entry.size
+        known["num_classes"] = entry.num_classes
+        known["keypoint_set"] = entry.keypoint_set
+    key = json.dumps([sha256_of(checkpoint), name, known, _exporter_sha256()])
+    folder = cache_folder() / "exported" / hashlib.sha256(key.encode()).hexdigest()[:16]
+    onnx_path, spec_path = folder / f"{name}.onnx", folder / "spec.json"
+    if not spec_path.is_file():
+        from converters.architectures.official import export_checkpoint
+
+        say(f"exporting {checkpoint} to {onnx_path}")
+        with staged_folder(folder) as private:
+            spec = export_checkpoint(checkpoint, private / onnx_path.name, name, **known)
+            (private / spec_path.name).write_text(json.dumps(spec.to_json()), encoding="utf-8")
+    return onnx_path, read_spec_file(spec_path)
+
+
+def _exporter_sha256() -> str:
+    """Hash of the code that exports: another exporter exports again."""
+    digest = hashlib.sha256()
+    for path in sorted((_ROOM / "architectures").glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _need_torch(what: str) -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise EngineMissingError(
+            f"{what} is a PyTorch checkpoint, and PyTorch is not installed: run `make setup-torch`"
+        )
+
+
+def _checked_name(name: str) -> str:
+    if not NAME.fullmatch(name):
         raise SpecError(
-            f"{chosen!r} cannot name a model (letters, digits, '.', '_' and '-'); "
+            f"{name!r} cannot name a model (letters, digits, '.', '_' and '-'); "
             "choose one with --name"
         )
-    return Source(chosen, path, read_spec_file(spec_file) if spec_file else None, input_hw)
+    return name
+
+
+def _unknown(text: str, entries: Entries) -> SpecError:
+    local = [name for name, entry in entries.items() if entry.file]
+    similar = difflib.get_close_matches(text, entries, n=4, cutoff=0.5)
+    names = dict.fromkeys(local + similar)
+    return SpecError(
+        f"{text!r} is neither a zoo model ({', '.join(names)}, ...) nor a file; "
+        "`edge zoo` lists the models"
+    )
 
 
 def read_spec_file(path: Path) -> ModelSpec:

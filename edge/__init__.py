@@ -1,14 +1,15 @@
 """edgepose's device runtime: everything around the network, with numpy alone.
 
-Reading order: ``spec`` (what a model is), ``artifact`` (what was shipped), ``session`` and
-``engines`` (running a network), ``image`` and ``codecs`` (before and after it), ``detector``,
-``pose`` and ``pipeline`` (an image in, poses out), ``latency``, ``cli``.
+Reading order: ``spec`` and ``keypoints`` (what a model is), ``artifact`` (what was shipped),
+``session`` and ``engines`` (running a network), ``image`` and ``codecs`` (before and after it),
+``detector``, ``pose``, ``pipeline`` and ``onestage`` (an image in, poses out), ``latency``, ``cli``.
 """
 
 from edge.artifact import Artifact, load_artifact
 from edge.detector import Boxes, Detector
 from edge.errors import EdgeError
 from edge.latency import LatencyResult, LatencySettings, measure
+from edge.onestage import OneStage
 from edge.pipeline import Pipeline, Pose
 from edge.pose import PoseEstimator
 from edge.session import EngineSettings, Session, open_session
@@ -27,6 +28,7 @@ __all__ = [
     "LatencyResult",
     "LatencySettings",
     "ModelSpec",
+    "OneStage",
     "Pipeline",
     "Pose",
     "PoseEstimator",

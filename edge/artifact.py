@@ -8,10 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from edge.errors import ArtifactError, SpecError
 from edge.spec import ModelSpec, Variant
 
-__all__ = ["MANIFEST", "SCHEMA", "Artifact", "load_artifact", "read_manifest", "sha256_of"]
+__all__ = [
+    "MANIFEST",
+    "SCHEMA",
+    "Artifact",
+    "load_artifact",
+    "load_constants",
+    "read_manifest",
+    "sha256_of",
+]
 
 MANIFEST = "artifact.json"
 SCHEMA = 1
@@ -21,9 +32,9 @@ SCHEMA = 1
 class Artifact:
     """A variant of a model in a folder.
 
-    ``files`` maps a role (``model``, ``weights``) to a file name inside ``folder``; ``source``
-    says what it was made of, ``tools`` with which versions, ``parity`` how it compared with the
-    ONNX reference, ``key`` is the content address of all that went in.
+    ``files`` maps a role (``model``, ``weights``, ``constants``) to a file name inside
+    ``folder``; ``source`` says what it was made of, ``tools`` with which versions, ``parity`` how
+    it compared with the ONNX reference, ``key`` is the content address of all that went in.
     """
 
     folder: Path
@@ -152,3 +163,30 @@ def load_artifact(folder: str | Path, *, allow_failed: bool = False) -> Artifact
                 f"expected {want[:12]}...); convert it again"
             )
     return artifact
+
+
+def load_constants(artifact: Artifact) -> dict[str, npt.NDArray[np.float32]]:
+    """The arrays of ``spec.constants`` by name, of the ``.npz`` file with the role ``constants``.
+
+    Empty where the spec names none. Raises ArtifactError unless the file holds exactly these
+    arrays, float32 and of these shapes.
+    """
+    if not artifact.spec.constants:
+        return {}
+    path = artifact.path("constants")
+    try:
+        with path.open("rb") as stream:
+            arrays = dict(np.load(stream, allow_pickle=False))
+    except Exception as error:  # zipfile, zlib and numpy share no base class but Exception
+        raise ArtifactError(
+            f"{path}: not readable as an archive of arrays ({error}); convert it again"
+        ) from None
+    want = {tensor.name: (tensor.shape, "float32") for tensor in artifact.spec.constants}
+    got = {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
+    wrong = sorted(name for name in {*want, *got} if want.get(name) != got.get(name))
+    if wrong:
+        raise ArtifactError(
+            f"{path}: constant {wrong[0]!r} is {got.get(wrong[0], 'missing')}, the spec says "
+            f"{want.get(wrong[0], 'nothing of it')}; convert it again"
+        )
+    return {name: arrays[name] for name in want}

@@ -9,11 +9,11 @@ import numpy.typing as npt
 
 from edge.codecs import BOX_CODECS
 from edge.errors import SpecError
-from edge.image import Normalization, Placement, letterbox
+from edge.image import Normalization, Placement, center_letterbox, letterbox
 from edge.session import Array, Session
 from edge.spec import ModelSpec
 
-__all__ = ["Boxes", "Detector", "detector_feeds", "normalization_of"]
+__all__ = ["Boxes", "Detector", "boxes_in_image", "detector_feeds", "normalization_of"]
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,14 @@ def normalization_of(spec: ModelSpec) -> Normalization:
 def detector_feeds(
     spec: ModelSpec, image_bgr: npt.NDArray[np.uint8]
 ) -> tuple[dict[str, Array], Placement]:
-    """The feeds (1, 3, H, W) of an image, letterboxed, and the way back to its pixels."""
+    """The feeds (1, 3, H, W) of a whole image, letterboxed, and the way back to its pixels.
+
+    For detection and one-stage models alike.
+    """
     height, width = spec.input_hw
     batch = np.empty((1, 3, height, width), np.float32)
-    _, placement = letterbox(
+    fit = center_letterbox if spec.letterbox == "center" else letterbox
+    _, placement = fit(
         image_bgr, (height, width), spec.pad_value, normalization_of(spec), out=batch[0]
     )
     return {spec.input.name: batch}, placement
@@ -73,9 +77,19 @@ class Detector:
         if self.label is not None:
             kept &= labels == self.label
         boxes, labels = boxes[kept], labels[kept]
-        height, width = image_bgr.shape[:2]
-        corners = placement.to_image(boxes[:, :4].reshape(-1, 2, 2))
-        corners = np.clip(corners, 0, np.array([width, height], np.float32))
-        # What lies wholly beside the picture has no area left.
-        real = (corners[:, 1] > corners[:, 0]).all(axis=1)
-        return Boxes(corners[real].reshape(-1, 4), boxes[real, 4], labels[real])
+        boxes_xyxy, real = boxes_in_image(boxes[:, :4], placement, image_bgr)
+        return Boxes(boxes_xyxy, boxes[real, 4], labels[real])
+
+
+def boxes_in_image(
+    boxes_xyxy: npt.NDArray[np.float32], placement: Placement, image_bgr: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.intp]]:
+    """Boxes (M, 4) of input pixels in those of the image, clipped to it, and which are left.
+
+    What lies wholly beside the image has no area left and goes.
+    """
+    height, width = image_bgr.shape[:2]
+    corners = placement.to_image(boxes_xyxy.reshape(-1, 2, 2))
+    corners = np.clip(corners, 0, np.array([width, height], np.float32))
+    real = np.flatnonzero((corners[:, 1] > corners[:, 0]).all(axis=1))
+    return corners[real].reshape(-1, 4), real

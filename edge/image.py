@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from edge.errors import ImageError
 
-__all__ = ["Normalization", "Placement", "crop", "letterbox"]
+__all__ = ["Normalization", "Placement", "center_letterbox", "crop", "letterbox"]
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
@@ -95,6 +95,28 @@ def letterbox(
     return out, Placement((step_x, step_y), (0.0, 0.0))
 
 
+def center_letterbox(
+    image: U8,
+    input_hw: tuple[int, int],
+    pad_value: float,
+    normalization: Normalization,
+    *,
+    out: F32 | None = None,
+) -> tuple[F32, Placement]:
+    """Fit a whole image into the middle of an input, the rest being ``pad_value``.
+
+    mmpose's BottomupResize in its mode ``fit``, without UDP: s = min(W / w, H / h), dst = s *
+    (src - (w, h) / 2) + (W, H) / 2 on both axes, bilinear, ``pad_value`` outside of the image.
+    Arguments and results are those of ``letterbox``.
+    """
+    _check_image(image)
+    height, width = input_hw
+    rows, columns = image.shape[:2]
+    step = max(columns / width, rows / height)
+    offset_xy = ((columns - width * step) / 2, (rows - height * step) / 2)
+    return _warp(image, input_hw, (step, step), offset_xy, pad_value, normalization, out)
+
+
 def crop(
     image: U8,
     box_xyxy: Sequence[float] | npt.NDArray[Any],
@@ -102,15 +124,17 @@ def crop(
     normalization: Normalization,
     *,
     padding: float = 1.25,
+    udp: bool = False,
     out: F32 | None = None,
 ) -> tuple[F32, Placement]:
     """Cut a box out of an image as a top-down pose model sees it.
 
-    mmpose's TopdownAffine without rotation or UDP: centre of the box, its size times ``padding``,
-    widened or heightened to the input's aspect; dst = (src - centre) * W / scale_w + W / 2,
-    bilinear, 0 outside of the image. ``image`` is (h, w, 3) uint8, ``box_xyxy`` four numbers in its
-    pixels, partly or wholly outside if need be; returns (3, H, W) float32, which is ``out``
-    where that is given, and the placement. Raises ImageError for anything else.
+    mmpose's TopdownAffine without rotation: centre of the box, its size times ``padding``, widened
+    or heightened to the input's aspect; dst = (src - centre + scale_w / 2) * W / scale_w, or, with
+    ``udp``, * (W - 1) / scale_w; bilinear, 0 outside of the image. ``image`` is (h, w, 3) uint8,
+    ``box_xyxy`` four numbers in its pixels, partly or wholly outside if need be; returns (3, H, W)
+    float32, which is ``out`` where that is given, and the placement. Raises ImageError for anything
+    else.
     """
     _check_image(image)
     x1, y1, x2, y2 = (float(value) for value in box_xyxy)
@@ -125,19 +149,47 @@ def crop(
         scale_h = scale_w / aspect
     else:
         scale_w = scale_h * aspect
-    left, top = (x1 + x2 - scale_w) / 2, (y1 + y2 - scale_h) / 2
-    step_x, step_y = scale_w / width, scale_h / height
+    offset_xy = ((x1 + x2 - scale_w) / 2, (y1 + y2 - scale_h) / 2)
+    # The box ends at the last pixel's centre (UDP), or one step behind it.
+    less = 1 if udp else 0
+    step_xy = (scale_w / (width - less), scale_h / (height - less))
+    return _warp(image, input_hw, step_xy, offset_xy, 0.0, normalization, out)
+
+
+def _warp(
+    image: U8,
+    input_hw: tuple[int, int],
+    step_xy: tuple[float, float],
+    offset_xy: tuple[float, float],
+    fill: float,
+    normalization: Normalization,
+    out: F32 | None,
+) -> tuple[F32, Placement]:
+    """The image at ``step * k + offset``, ``fill`` beyond its ends (cv2.warpAffine)."""
     out = _output(out, input_hw)
+    height, width = input_hw
     rows, columns = image.shape[:2]
-    _resample(
-        image,
-        _taps(width, step_x, left, columns),
-        _taps(height, step_y, top, rows),
-        normalization,
-        0.0,
-        out,
-    )
-    return out, Placement((step_x, step_y), (left, top))
+    x = _taps(width, step_xy[0], offset_xy[0], columns)
+    y = _taps(height, step_xy[1], offset_xy[1], rows)
+    _resample(image, x, y, normalization, fill, out)
+    if fill:
+        _blend_rim(x, y, fill / np.array(normalization.std, np.float64), out)
+    return out, Placement(step_xy, offset_xy)
+
+
+def _blend_rim(x: _Taps, y: _Taps, level: npt.NDArray[np.float64], out: F32) -> None:
+    """Add what lies beyond the image, ``level`` (3,), to the pixels that reach over its ends.
+
+    Such a pixel has weights that sum to less than 1; the sum of a row and a column is the product.
+    """
+    target = out[:, y.start : y.stop, x.start : x.stop]
+    have_x, have_y = x.weight0 + x.weight1, y.weight0 + y.weight1
+    whole = 1 - 1e-9  # but for rounding
+    for row in np.flatnonzero(have_y < whole):
+        target[:, row] += (level * (1 - have_y[row])).astype(np.float32)[:, None]
+    for column in np.flatnonzero(have_x < whole):
+        missing = np.outer(level * (1 - have_x[column]), have_y)
+        target[:, :, column] += missing.astype(np.float32)
 
 
 # --- resampling -----------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""An image in, poses out: a detector and a pose model, or a pose model on the whole image."""
+"""An image in, poses out: a detector and a pose model, or a pose model on the whole image.
+
+A one-stage model does the same alone, in ``edge.onestage``.
+"""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ def pose_feeds(
             (height, width),
             normalization,
             padding=spec.box_padding,
+            udp=spec.udp,
             out=batch[index],
         )[1]
         for index, box in enumerate(boxes_xyxy)

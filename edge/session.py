@@ -82,7 +82,10 @@ class Session(Protocol):
     max_batch: int | None
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Outputs by name, in the order of ``spec.outputs``; arrays own their memory."""
+        """All that a codec needs, by name: ``spec.outputs`` in their order, ``spec.constants``.
+
+        Outputs own their memory; constants are the session's and the same at every call.
+        """
         ...
 
     def close(self) -> None:

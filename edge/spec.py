@@ -7,11 +7,12 @@ ONNX files that the kit cannot recognise, as a JSON or TOML file with the same k
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NoReturn, get_args
 
 from edge.errors import SpecError
+from edge.keypoints import KEYPOINT_SETS, KeypointSet, find_keypoint_set
 
 __all__ = [
     "FORMATS",
@@ -20,7 +21,9 @@ __all__ = [
     "Codec",
     "ColorOrder",
     "Format",
+    "HeatmapRefinement",
     "KeypointSet",
+    "Letterbox",
     "ModelSpec",
     "Precision",
     "Task",
@@ -31,9 +34,12 @@ __all__ = [
 
 Format = Literal["onnx", "ncnn", "openvino", "tflite", "tensorrt"]
 Precision = Literal["fp32", "fp16", "int8", "w8a16", "mixed"]
-Task = Literal["detection", "pose"]
-Codec = Literal["simcc", "rtmdet", "detections"]
+# image -> boxes; the crop of a box -> keypoints; image -> boxes with keypoints.
+Task = Literal["detection", "pose", "one-stage"]
+Codec = Literal["simcc", "heatmap", "rtmdet", "yolox", "rtmo", "detections"]
 ColorOrder = Literal["rgb", "bgr"]
+Letterbox = Literal["top-left", "center"]
+HeatmapRefinement = Literal["none", "shift", "dark", "dark-udp"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -80,75 +86,28 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
-class KeypointSet:
-    """Names, drawing order and statistics of one family of keypoints.
-
-    ``skeleton`` and ``flip_pairs`` hold index pairs; ``sigmas`` are OKS constants, none where
-    they are unknown.
-    """
-
-    name: str
-    keypoints: tuple[str, ...]
-    skeleton: tuple[tuple[int, int], ...]
-    flip_pairs: tuple[tuple[int, int], ...]
-    sigmas: tuple[float, ...]
-
-
-KEYPOINT_SETS: dict[str, KeypointSet] = {
-    "coco17": KeypointSet(
-        name="coco17",
-        keypoints=(
-            "nose",
-            *("left_eye", "right_eye", "left_ear", "right_ear"),
-            *("left_shoulder", "right_shoulder", "left_elbow", "right_elbow"),
-            *("left_wrist", "right_wrist", "left_hip", "right_hip"),
-            *("left_knee", "right_knee", "left_ankle", "right_ankle"),
-        ),
-        skeleton=(
-            *((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6)),
-            *((5, 7), (6, 8), (7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5)),
-            (4, 6),
-        ),
-        flip_pairs=((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)),
-        sigmas=(
-            *(0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072),
-            *(0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089),
-        ),
-    )
-}
-
-
-def find_keypoint_set(name: str | None) -> KeypointSet:
-    """A keypoint set by name; ``unnamed-K`` is K points of which nothing is known.
-
-    Raises SpecError for any other name.
-    """
-    if name in KEYPOINT_SETS:
-        return KEYPOINT_SETS[name]
-    kind, _, count = (name or "").partition("-")
-    if kind != "unnamed" or not count.isdigit() or int(count) < 1:
-        raise SpecError(
-            f"keypoint_set {name!r} is none of {', '.join(KEYPOINT_SETS)}, nor unnamed-K for "
-            "K points without names"
-        )
-    names = tuple(f"point_{index}" for index in range(int(count)))
-    return KeypointSet(str(name), names, (), (), ())
-
-
-@dataclass(frozen=True)
 class ModelSpec:
     """Everything the runtime needs to know of a network.
 
     ``input`` is one float32 image tensor (N, 3, H, W); ``mean`` and ``std`` are in the order of
-    its channels, in grey levels of 0..255. ``pad_value`` fills the letterbox of a detector,
-    ``box_padding`` widens the boxes of a pose model. The remaining fields belong to one codec
-    each and are ignored by the others:
+    its channels, in grey levels of 0..255. The remaining fields belong to some tasks or codecs and
+    are ignored by the others:
 
+    - pose: ``box_padding`` widens the boxes; ``udp`` crops by the unbiased scale (W - 1) / box
+      width, which a heatmap's cells then follow too.
+    - detection and one-stage: ``letterbox`` places the whole image, ``pad_value`` fills the rest;
+      ``score_threshold`` and the other figures of the non-maximum suppression are those of the
+      model's ``test_cfg``. ``strides`` of the levels are in the order of the outputs.
     - ``simcc``: ``simcc_split_ratio`` bins per input pixel.
-    - ``rtmdet``: ``strides`` of the levels in the order of the outputs (logits of every level,
-      then distances of every level), and the non-maximum suppression of mmdet's ``test_cfg``.
-    - ``detections``: the same suppression, which happens in the file; it is kept for the day when
-      the heads are cut and the runtime does it.
+    - ``heatmap``: one output (N, K, h, w); ``heatmap_refinement`` says how a maximum becomes finer
+      than a cell, ``heatmap_blur_kernel`` is the size of the blur that DARK starts with, in cells.
+    - ``rtmdet``: logits of every stride, then distances of every stride.
+    - ``yolox``: one output (N, anchors, 5 + classes), or class logits, boxes and objectness, each
+      of every stride.
+    - ``rtmo``: logits, boxes, visibility and pose vectors, each of every stride. ``constants`` are
+      arrays that decoding needs and the network does not compute.
+    - ``detections``: the suppression happens in the file. Outputs are dets (N, M, 5) and labels
+      (N, M), or, of a one-stage model, dets and keypoints (N, M, K, 3).
     """
 
     name: str
@@ -161,13 +120,18 @@ class ModelSpec:
     std: tuple[float, float, float]
     keypoint_set: str | None = None
     pad_value: int = 114
+    letterbox: Letterbox = "top-left"
     box_padding: float = 1.25
+    udp: bool = False
     simcc_split_ratio: float = 2.0
+    heatmap_refinement: HeatmapRefinement = "shift"
+    heatmap_blur_kernel: int = 11
     strides: tuple[int, ...] = ()
     score_threshold: float = 0.05
     nms_iou: float = 0.6
     nms_candidates_per_level: int = 1000
     max_boxes: int = 100
+    constants: tuple[TensorSpec, ...] = ()
 
     def __post_init__(self) -> None:
         _check(self)
@@ -184,17 +148,18 @@ class ModelSpec:
 
     @property
     def keypoints(self) -> KeypointSet:
-        """The keypoint set of a pose model; SpecError for a detector."""
+        """The keypoint set of a pose or one-stage model; SpecError for a detector."""
         if self.keypoint_set is None:
             raise SpecError(f"{self.name} is a {self.task} model and has no keypoints")
         return find_keypoint_set(self.keypoint_set)
 
     def to_json(self) -> dict[str, Any]:
         """The spec as plain JSON values; ``from_json`` reads it back."""
+        used = _TASK_FIELDS[self.task] | _CODEC_FIELDS[self.codec]
         return {
             field.name: _plain(getattr(self, field.name))
             for field in fields(self)
-            if field.name not in _OTHER_CODECS_FIELDS[self.codec]
+            if field.name in used or field.name not in _SPECIAL_FIELDS
         }
 
     @classmethod
@@ -213,7 +178,9 @@ class ModelSpec:
         values = dict(data)
         try:
             values["input"] = _tensor(data["input"])
-            values["outputs"] = tuple(_tensor(output) for output in data["outputs"])
+            for key in ("outputs", "constants"):
+                if key in data:
+                    values[key] = tuple(_tensor(tensor) for tensor in data[key])
             for key in ("mean", "std"):
                 values[key] = tuple(float(value) for value in data[key])
             if "strides" in data:
@@ -225,19 +192,31 @@ class ModelSpec:
             raise SpecError(f"{where}: {error}") from None
 
 
-_SIMCC_FIELDS = {"simcc_split_ratio"}
-_RTMDET_FIELDS = {"strides", "nms_iou", "nms_candidates_per_level", "max_boxes"}
-_DETECTOR_FIELDS = {"pad_value", "score_threshold"}
-_POSE_FIELDS = {"box_padding", "keypoint_set"}
-_OTHER_CODECS_FIELDS: dict[Codec, set[str]] = {
-    "simcc": _RTMDET_FIELDS | _DETECTOR_FIELDS,
-    "rtmdet": _SIMCC_FIELDS | _POSE_FIELDS,
-    "detections": _SIMCC_FIELDS | _POSE_FIELDS | {"strides"},
+_IMAGE_FIELDS = {
+    *("pad_value", "letterbox", "score_threshold"),
+    *("nms_iou", "nms_candidates_per_level", "max_boxes"),
 }
-_CODEC_TASKS: dict[Codec, Task] = {
-    "simcc": "pose",
-    "rtmdet": "detection",
-    "detections": "detection",
+_TASK_FIELDS: dict[Task, set[str]] = {
+    "detection": _IMAGE_FIELDS,
+    "pose": {"keypoint_set", "box_padding", "udp"},
+    "one-stage": _IMAGE_FIELDS | {"keypoint_set"},
+}
+_CODEC_FIELDS: dict[Codec, set[str]] = {
+    "simcc": {"simcc_split_ratio"},
+    "heatmap": {"heatmap_refinement", "heatmap_blur_kernel"},
+    "rtmdet": {"strides"},
+    "yolox": {"strides"},
+    "rtmo": {"strides", "constants"},
+    "detections": set(),
+}
+_SPECIAL_FIELDS = set().union(*_TASK_FIELDS.values(), *_CODEC_FIELDS.values())
+_CODEC_TASKS: dict[Codec, tuple[Task, ...]] = {
+    "simcc": ("pose",),
+    "heatmap": ("pose",),
+    "rtmdet": ("detection",),
+    "yolox": ("detection",),
+    "rtmo": ("one-stage",),
+    "detections": ("detection", "one-stage"),
 }
 
 
@@ -261,43 +240,53 @@ def _tensor(data: Any) -> TensorSpec:
     return TensorSpec(str(data["name"]), shape, data.get("dtype", "float32"))
 
 
+Refuse = Callable[[str], NoReturn]
+
+
 def _check(spec: ModelSpec) -> None:
     def refuse(text: str) -> NoReturn:
         raise SpecError(f"{spec.name}: {text}")
 
-    words = ((spec.task, Task), (spec.codec, Codec), (spec.color_order, ColorOrder))
-    for value, allowed in words:
+    for value, allowed in (
+        *((spec.task, Task), (spec.codec, Codec), (spec.color_order, ColorOrder)),
+        *((spec.letterbox, Letterbox), (spec.heatmap_refinement, HeatmapRefinement)),
+    ):
         if value not in get_args(allowed):
             refuse(f"{value!r} is none of {', '.join(get_args(allowed))}")
-    if spec.task != _CODEC_TASKS[spec.codec]:
-        refuse(f"codec {spec.codec} belongs to a {_CODEC_TASKS[spec.codec]} model")
-    for tensor in (spec.input, *spec.outputs):
+    if spec.task not in _CODEC_TASKS[spec.codec]:
+        refuse(f"codec {spec.codec} belongs to a {' or '.join(_CODEC_TASKS[spec.codec])} model")
+    if spec.constants and spec.codec != "rtmo":
+        refuse(f"codec {spec.codec} knows no constants")
+    tensors = (spec.input, *spec.outputs, *spec.constants)
+    for tensor in tensors:
         if tensor.dtype not in ("float32", "int64"):
             refuse(f"tensor {tensor.name}: dtype {tensor.dtype!r} is neither float32 nor int64")
         if any(size is not None and size < 1 for size in tensor.shape):
             refuse(f"tensor {tensor.name}: shape {tensor.shape} has a dimension below 1")
+    for tensor in spec.constants:
+        if tensor.dtype != "float32" or None in tensor.shape:
+            refuse(f"constant {tensor.name} must be float32 of a fixed shape, not {tensor.shape}")
     if len(spec.input.shape) != 4 or spec.input.shape[1] != 3:
         refuse(f"input shape {spec.input.shape} is not that of an image, (N, 3, H, W)")
-    names = [tensor.name for tensor in (spec.input, *spec.outputs)]
+    names = [tensor.name for tensor in tensors]
     if len(set(names)) != len(names) or not all(name and name.split() == [name] for name in names):
         refuse(f"tensor names must differ and hold no blanks: {names}")
     if len(spec.mean) != 3 or len(spec.std) != 3:
         refuse("mean and std have three values each")
     if not all(math.isfinite(value) for value in spec.mean + spec.std) or min(spec.std) <= 0:
         refuse("mean must be finite and std positive")
-    if spec.codec == "simcc":
-        _check_simcc(spec, refuse)
-    elif spec.codec == "rtmdet":
-        _check_rtmdet(spec, refuse)
-    elif len(spec.outputs) != 2:
-        refuse("codec detections needs the outputs dets (N, M, 5) and labels (N, M)")
+    _CODEC_CHECKS[spec.codec](spec, refuse)
 
 
-def _check_simcc(spec: ModelSpec, refuse: Any) -> None:
+def _keypoint_count(spec: ModelSpec, refuse: Refuse) -> int:
     try:
-        count = len(find_keypoint_set(spec.keypoint_set).keypoints)
+        return len(find_keypoint_set(spec.keypoint_set).keypoints)
     except SpecError as error:
         refuse(str(error))
+
+
+def _check_simcc(spec: ModelSpec, refuse: Refuse) -> None:
+    count = _keypoint_count(spec, refuse)
     height, width = spec.input_hw
     bins = [round(size * spec.simcc_split_ratio) for size in (width, height)]
     got = [tensor.shape[1:] for tensor in spec.outputs]
@@ -309,18 +298,103 @@ def _check_simcc(spec: ModelSpec, refuse: Any) -> None:
         )
 
 
-def _check_rtmdet(spec: ModelSpec, refuse: Any) -> None:
-    levels = len(spec.strides)
-    if levels == 0 or len(spec.outputs) != 2 * levels:
+def _check_heatmap(spec: ModelSpec, refuse: Refuse) -> None:
+    count = _keypoint_count(spec, refuse)
+    if len(spec.outputs) != 1 or len(spec.outputs[0].shape) != 4:
+        refuse(f"codec heatmap needs one output (N, K, h, w), got {_shapes(spec.outputs)}")
+    _, channels, rows, columns = spec.outputs[0].shape
+    if channels != count:
+        refuse(f"{channels} heatmaps do not fit {count} keypoints")
+    height, width = spec.input_hw
+    if rows is None or columns is None or min(rows, columns) < 2:
+        refuse(f"a heatmap has a fixed size of 2x2 or more, not {spec.outputs[0].shape}")
+    if height % rows or width % columns or height // rows != width // columns:
         refuse(
-            f"codec rtmdet needs logits and distances of each of its {levels} strides, "
+            f"a heatmap of {rows}x{columns} (height x width) does not divide the input's "
+            f"{height}x{width} by the same whole number on both axes"
+        )
+    if spec.heatmap_blur_kernel < 11 or spec.heatmap_blur_kernel % 2 == 0:
+        refuse(f"heatmap_blur_kernel must be odd and at least 11, not {spec.heatmap_blur_kernel}")
+
+
+def _check_maps(spec: ModelSpec, refuse: Refuse, channels: Mapping[str, int | None]) -> None:
+    """Whether the outputs are one map a stride of each kind; ``channels`` None: as many as any."""
+    levels, kinds = len(spec.strides), list(channels)
+    if levels == 0 or min(spec.strides) < 1:
+        refuse(f"codec {spec.codec} needs the positive strides of its levels, got {spec.strides}")
+    if len(spec.outputs) != len(kinds) * levels:
+        refuse(
+            f"codec {spec.codec} needs {', '.join(kinds)}, each of all {levels} strides, "
             f"got {len(spec.outputs)} outputs"
         )
     height, width = spec.input_hw
-    for index, tensor in enumerate(spec.outputs):
-        stride = spec.strides[index % levels]
-        want = (-(-height // stride), -(-width // stride))
-        if len(tensor.shape) != 4 or tensor.shape[2:] != want:
-            refuse(f"output {tensor.name} has shape {tensor.shape}, stride {stride} needs {want}")
-        if index >= levels and tensor.shape[1] != 4:
-            refuse(f"output {tensor.name} has {tensor.shape[1]} channels, distances have 4")
+    for index, kind in enumerate(kinds):
+        maps = spec.outputs[index * levels : (index + 1) * levels]
+        for tensor, stride in zip(maps, spec.strides, strict=True):
+            size = (-(-height // stride), -(-width // stride))
+            if len(tensor.shape) != 4 or tensor.shape[2:] != size:
+                refuse(
+                    f"output {tensor.name} has shape {tensor.shape}, stride {stride} needs {size}"
+                )
+            count = channels[kind] or maps[0].shape[1]
+            if tensor.shape[1] != count:
+                refuse(f"output {tensor.name} has {tensor.shape[1]} channels, {kind} have {count}")
+
+
+def _check_rtmdet(spec: ModelSpec, refuse: Refuse) -> None:
+    _check_maps(spec, refuse, {"logits": None, "distances": 4})
+
+
+def _check_yolox(spec: ModelSpec, refuse: Refuse) -> None:
+    if len(spec.outputs) != 1:
+        _check_maps(spec, refuse, {"class logits": None, "boxes": 4, "objectness": 1})
+        return
+    height, width = spec.input_hw
+    anchors = sum(-(-height // stride) * -(-width // stride) for stride in spec.strides)
+    shape = spec.outputs[0].shape
+    if len(shape) != 3 or shape[1] != anchors or shape[2] is None or shape[2] < 6:
+        refuse(
+            f"output {spec.outputs[0].name} has shape {shape}, strides {spec.strides} at "
+            f"{height}x{width} (height x width) need (N, {anchors}, 5 + classes)"
+        )
+
+
+def _check_rtmo(spec: ModelSpec, refuse: Refuse) -> None:
+    count = _keypoint_count(spec, refuse)
+    _check_maps(spec, refuse, {"logits": 1, "boxes": 4, "visibility": count, "pose vectors": None})
+
+
+def _check_detections(spec: ModelSpec, refuse: Refuse) -> None:
+    want: tuple[tuple[int | None, ...], ...] = ((None, None, 5), (None, None))
+    text = "dets (N, M, 5) and labels (N, M)"
+    if spec.task == "one-stage":
+        count = _keypoint_count(spec, refuse)
+        want = ((None, None, 5), (None, None, count, 3))
+        text = f"dets (N, M, 5) and keypoints (N, M, {count}, 3)"
+    # Such files often leave even the sizes open that cannot vary.
+    fits = len(spec.outputs) == 2 and all(
+        len(tensor.shape) == len(shape)
+        and all(
+            None in pair or pair[0] == pair[1] for pair in zip(tensor.shape, shape, strict=True)
+        )
+        for tensor, shape in zip(spec.outputs, want, strict=True)
+    )
+    if not fits:
+        refuse(
+            f"codec detections of a {spec.task} model needs the outputs {text}, "
+            f"got {_shapes(spec.outputs)}"
+        )
+
+
+def _shapes(tensors: tuple[TensorSpec, ...]) -> str:
+    return ", ".join(f"{tensor.name} {tensor.shape}" for tensor in tensors)
+
+
+_CODEC_CHECKS: dict[Codec, Callable[[ModelSpec, Refuse], None]] = {
+    "simcc": _check_simcc,
+    "heatmap": _check_heatmap,
+    "rtmdet": _check_rtmdet,
+    "yolox": _check_yolox,
+    "rtmo": _check_rtmo,
+    "detections": _check_detections,
+}

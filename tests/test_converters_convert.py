@@ -149,7 +149,7 @@ def wrong_weights(*arguments: Any) -> dict[str, str]:
 
 def spoil(monkeypatch: pytest.MonkeyPatch, converter: Any) -> None:
     route = convert_module.CONVERTERS["ncnn-fp16"]
-    changed = convert_module.Route(converter, route.dynamic_batch, route.tools)
+    changed = convert_module.Route(converter, route.batches, route.tools)
     monkeypatch.setitem(convert_module.CONVERTERS, "ncnn-fp16", changed)
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from converters.onnx_file import Graph, load_onnx
-from converters.prepare import make_scale_norm_fp16_safe, prepare
+from converters.prepare import prepare
+from converters.scale_norm import make_scale_norm_fp16_safe
 from edge.errors import ModelFileError, SpecError
 from edge.session import Array
 from edge.spec import ModelSpec
@@ -148,7 +149,7 @@ def test_other_divisions_are_left_alone() -> None:
 @pytest.mark.parametrize("dynamic_batch", [False, True])
 def test_pose_model_is_prepared(tiny_onnx: Path, dynamic_batch: bool) -> None:
     before = tiny_onnx.read_bytes()
-    prepared = prepare(tiny_onnx, "tiny", dynamic_batch=dynamic_batch)
+    prepared = prepare(tiny_onnx, "tiny", batch=None if dynamic_batch else 1)
     assert tiny_onnx.read_bytes() == before
     spec = prepared.spec
     assert (spec.codec, spec.input_hw, spec.simcc_split_ratio) == ("simcc", (64, 48), 2.0)
@@ -321,7 +322,7 @@ def test_a_spec_describes_what_cannot_be_recognised(tmp_path: Path) -> None:
 def prepare_spec_of_tiny(folder: Path) -> dict[str, Any]:
     path = folder / "tiny17.onnx"
     onnx.save(tiny_simcc_model(), str(path))
-    return prepare(path, "tiny", dynamic_batch=True).source_spec.to_json()
+    return prepare(path, "tiny", batch=None).source_spec.to_json()
 
 
 def test_constants_behind_a_cast_are_constants() -> None:

@@ -13,16 +13,24 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from converters import simcc_loss, training  # noqa: E402
 from converters.architectures.checkpoint import load_checkpoint, load_state_dict  # noqa: E402
 from converters.architectures.rtmpose import RTMPose  # noqa: E402
-from converters.training import TrainingSettings, evaluate, initialise, train  # noqa: E402
+from converters.training import loop, simcc_loss  # noqa: E402
+from converters.training.loop import TrainingSettings, train  # noqa: E402
+from converters.training.pose import (  # noqa: E402
+    PoseObjective,
+    PoseSettings,
+    auxiliary_weight_at,
+    evaluate,
+    initialise,
+)
 
 # A crop of 64x64 keeps a run in seconds; nothing in the code knows 256x192.
 HW = (64, 64)
 KEYPOINTS = 5
 FOREVER = TrainingSettings(minutes=1000.0, batch=4, workers=0, warm_up_fraction=0.0)
-LOSS = (FOREVER.sigma_bins, FOREVER.beta)
+POSE = PoseSettings()
+LOSS = (POSE.sigma_bins, POSE.beta)
 
 Sample = tuple[NDArray[np.float32], NDArray[np.float32]]
 
@@ -142,16 +150,16 @@ def test_auxiliary_loss_asks_for_the_keypoints_cell() -> None:
 
 def test_learning_rate_warms_up_and_falls() -> None:
     settings = dataclasses.replace(FOREVER, warm_up_fraction=0.1)
-    rates = [training.learning_rate_at(i / 100, settings) for i in range(101)]
+    rates = [loop.learning_rate_at(i / 100, settings) for i in range(101)]
     assert max(rates) == rates[10] == settings.learning_rate
     assert rates[:11] == sorted(rates[:11])
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[100] == pytest.approx(settings.final_learning_rate)
-    assert training.learning_rate_at(1.5, settings) == rates[100]
+    assert loop.learning_rate_at(1.5, settings) == rates[100]
 
 
 def test_auxiliary_weight_decays_to_zero() -> None:
-    weights = [training.auxiliary_weight_at(p, FOREVER) for p in (0.0, 0.2, 0.4, 0.8)]
+    weights = [auxiliary_weight_at(p, POSE) for p in (0.0, 0.2, 0.4, 0.8)]
     assert weights == pytest.approx([3.0, 2.25, 1.5, 0.0])
 
 
@@ -183,9 +191,9 @@ def test_four_samples_are_learnt(tmp_path: Path) -> None:
     result = train(
         model,
         data,
+        PoseObjective(POSE, data),
         dataclasses.replace(FOREVER, max_samples=4 * 120, ema_decay=0.9, learning_rate=1.5e-3),
         tmp_path,
-        held_out=data,
         progress=lambda _: None,
     )
     assert loss() < 0.5 * before
@@ -203,7 +211,13 @@ def test_the_run_ends_with_the_budget(tmp_path: Path, ticks: Any) -> None:
         FOREVER, minutes=0.5, batch=2, log_every_s=5, save_every_s=10, evaluate_every_s=12
     )
     result = train(
-        fresh_model(), Dots(4), settings, tmp_path, Dots(2), progress=lines.append, clock=ticks()
+        fresh_model(),
+        Dots(4),
+        PoseObjective(POSE, Dots(2)),
+        settings,
+        tmp_path,
+        progress=lines.append,
+        clock=ticks(),
     )
     assert 30 <= result.elapsed_s < 36
     assert any("samples/s" in line and "min left" in line for line in lines)
@@ -222,6 +236,7 @@ def test_resuming_continues_where_the_run_stopped(tmp_path: Path) -> None:
         train(
             model,
             data,
+            PoseObjective(POSE),
             dataclasses.replace(settings, max_samples=samples),
             tmp_path / folder,
             progress=lines.append,
@@ -242,28 +257,36 @@ def test_resuming_continues_where_the_run_stopped(tmp_path: Path) -> None:
 
 def test_the_elapsed_budget_survives(tmp_path: Path, ticks: Any) -> None:
     settings = dataclasses.replace(FOREVER, minutes=0.5, batch=2, max_samples=4)
-    first = train(fresh_model(), Dots(4), settings, tmp_path, progress=print, clock=ticks())
+    pose = PoseObjective(POSE)
+    first = train(fresh_model(), Dots(4), pose, settings, tmp_path, progress=print, clock=ticks())
     later = dataclasses.replace(settings, max_samples=0)
-    second = train(fresh_model(), Dots(4), later, tmp_path, progress=print, clock=ticks())
+    second = train(fresh_model(), Dots(4), pose, later, tmp_path, progress=print, clock=ticks())
     assert 0 < first.elapsed_s < 30 <= second.elapsed_s < 36
 
 
 def test_other_settings_are_not_resumed(tmp_path: Path) -> None:
     settings = dataclasses.replace(FOREVER, max_samples=4)
-    train(fresh_model(), Dots(4), settings, tmp_path, progress=lambda _: None)
+    train(fresh_model(), Dots(4), PoseObjective(POSE), settings, tmp_path, progress=lambda _: None)
+    other = PoseObjective(dataclasses.replace(POSE, beta=5.0))
     with pytest.raises(ValueError, match=r"beta was 10\.0 and is 5\.0"):
-        train(fresh_model(), Dots(4), dataclasses.replace(settings, beta=5.0), tmp_path)
+        train(fresh_model(), Dots(4), other, settings, tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     data = Dots(4)
     data.samples[2][0][:] = np.nan
     with pytest.raises(ValueError, match="loss is nan"):
-        train(fresh_model(), data, dataclasses.replace(FOREVER, max_samples=4), tmp_path)
+        train(
+            fresh_model(),
+            data,
+            PoseObjective(POSE),
+            dataclasses.replace(FOREVER, max_samples=4),
+            tmp_path,
+        )
 
 
 def test_samples_are_taken_in_order_and_around() -> None:
-    indices = iter(training._Onwards(size=3, start=4))
+    indices = iter(loop._Onwards(size=3, start=4))
     assert [next(indices) for _ in range(5)] == [1, 2, 0, 1, 2]
 
 

@@ -4,19 +4,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from edge.artifact import MANIFEST, SCHEMA, Artifact, load_artifact, sha256_of
+from edge.artifact import MANIFEST, SCHEMA, Artifact, load_artifact, load_constants, sha256_of
 from edge.errors import ArtifactError
 from edge.spec import Variant
-from tests.test_edge_spec import pose_spec
+from tests.test_edge_spec import pose_spec, rtmo_spec
 
 
-def make_artifact(folder: Path, **changes: Any) -> Artifact:
+def make_artifact(
+    folder: Path, more_files: dict[str, str] | None = None, **changes: Any
+) -> Artifact:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pose.param").write_bytes(b"7767517\n")
     (folder / "pose.bin").write_bytes(bytes(range(256)))
-    files = {"model": "pose.param", "weights": "pose.bin"}
+    files = {"model": "pose.param", "weights": "pose.bin"} | (more_files or {})
     values: dict[str, Any] = {
         "folder": folder,
         "variant": Variant("ncnn", "fp16"),
@@ -114,3 +117,88 @@ def test_a_failed_artifact_loads_only_on_demand(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="--allow-failed"):
         load_artifact(tmp_path)
     assert load_artifact(tmp_path, allow_failed=True).failed
+
+
+# --- constants ------------------------------------------------------------------------------------
+
+
+def some_constants() -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    return {
+        tensor.name: rng.normal(0, 1, [size or 0 for size in tensor.shape]).astype(np.float32)
+        for tensor in rtmo_spec().constants
+    }
+
+
+def with_constants(folder: Path, arrays: dict[str, Any]) -> Artifact:
+    np.savez(folder / "pose.npz", **arrays)
+    return make_artifact(folder, {"constants": "pose.npz"}, spec=rtmo_spec())
+
+
+def test_constants_survive_the_disk(tmp_path: Path) -> None:
+    arrays = some_constants()
+    with_constants(tmp_path, dict(reversed(arrays.items())))
+    artifact = load_artifact(tmp_path)
+    got = load_constants(artifact)
+    assert list(got) == [tensor.name for tensor in artifact.spec.constants]
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(got[name], array)
+
+
+def test_most_models_have_no_constants(tmp_path: Path) -> None:
+    assert load_constants(make_artifact(tmp_path)) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda a: a.pop("dcc.periods"), "'dcc.periods' is missing"),
+        (lambda a: a.update(more=np.zeros(3, np.float32)), "'more' .* the spec says nothing of it"),
+        (lambda a: a.update({"dcc.periods": np.zeros(63, np.float32)}), r"is \(\(63,\), 'float32'"),
+        (lambda a: a.update({"dcc.periods": np.zeros(64)}), r"is \(\(64,\), 'float64'"),
+        (lambda a: a.update({"dcc.periods": np.zeros((64, 1), np.float32)}), r"\(64, 1\)"),
+    ],
+    ids=["missing", "too many", "short", "float64", "shape"],
+)
+def test_other_constants_than_the_specs_are_refused(
+    tmp_path: Path, change: Any, words: str
+) -> None:
+    arrays = some_constants()
+    change(arrays)
+    with pytest.raises(ArtifactError, match=rf"pose\.npz: constant .*{words}.*; convert it again"):
+        load_constants(with_constants(tmp_path, arrays))
+
+
+def test_a_spec_with_constants_needs_their_file(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no 'constants' file"):
+        load_constants(make_artifact(tmp_path, spec=rtmo_spec()))
+
+
+def damages() -> dict[str, Any]:
+    return {
+        "truncated": lambda data: data[: len(data) // 2],
+        "short": lambda data: data[:-1],
+        "empty": lambda _: b"",
+        "no archive": lambda _: b"[1, 2, 3]",
+        "a flipped byte": lambda data: data[:200] + bytes([data[200] ^ 255]) + data[201:],
+    }
+
+
+@pytest.mark.parametrize("kind", damages())
+def test_a_damaged_file_of_constants_is_one_clear_error(tmp_path: Path, kind: str) -> None:
+    artifact = with_constants(tmp_path, some_constants())
+    path = artifact.path("constants")
+    path.write_bytes(damages()[kind](path.read_bytes()))
+    with pytest.raises(ArtifactError, match=r"pose\.npz: not readable .*; convert it again"):
+        load_constants(artifact)
+
+
+def test_a_single_array_and_pickled_objects_are_no_constants(tmp_path: Path) -> None:
+    artifact = with_constants(tmp_path, some_constants())
+    with artifact.path("constants").open("wb") as stream:
+        np.save(stream, np.zeros(3, np.float32))
+    with pytest.raises(ArtifactError, match="not readable"):
+        load_constants(artifact)
+    pickled = some_constants() | {"dcc.periods": np.array([{}] * 64)}
+    with pytest.raises(ArtifactError, match="not readable"):
+        load_constants(with_constants(tmp_path, pickled))

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from edge.codecs import detections, rtmdet, simcc
+from edge.codecs.nms import suppress
 from edge.session import Array
 from edge.spec import TensorSpec
-from tests.test_edge_spec import detector_spec, pose_spec
+from tests.test_edge_spec import detector_spec, finished_poses_spec, pose_spec
 
 # --- SimCC ----------------------------------------------------------------------------------------
 
@@ -160,7 +161,7 @@ def test_suppression_agrees_with_opencv() -> None:
     boxes = np.concatenate([corner, corner + rng.uniform(10, 80, (300, 2))], axis=1)
     boxes = boxes.astype(np.float32)
     scores = ((1 + rng.permutation(300)) / 300).astype(np.float32)
-    kept = rtmdet.suppress(boxes, scores, np.zeros(300, np.int64), 0.5, 1000)
+    kept = suppress(boxes, scores, np.zeros(300, np.int64), 0.5, 1000)
     xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     want = cv2.dnn.NMSBoxes(xywh.tolist(), scores.tolist(), 0.0, 0.5)
     np.testing.assert_array_equal(kept, np.asarray(want).reshape(-1))
@@ -182,3 +183,63 @@ def test_detections_drop_padding_rows() -> None:
     np.testing.assert_array_equal(kept_labels, [0, 2])
     empty = detections.decode({"dets": dets[:, 2:], "labels": np.array([[-1]])}, spec)[0]
     assert empty[0].shape == (0, 5)
+
+
+def anchors_and_nms(
+    seed: int, iou_limit: float, score_limit: float, last: str
+) -> tuple[Array, Array, list[int]]:
+    """Anchors (60, 5), their keypoints (60, 5, 3), and the indices a plain suppression keeps.
+
+    The last anchor is a person of its own, one that a better one suppresses, or nobody.
+    """
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform(0, 300, (60, 2))
+    size = rng.uniform(20, 90, (60, 2))
+    scores = rng.permutation(np.linspace(0.01, 0.95, 60))
+    boxes = np.concatenate([corner, corner + size, scores[:, None]], axis=1)
+    if last == "suppressed":
+        best = int(boxes[:-1, 4].argmax())
+        boxes[-1, :4] = boxes[best, :4] + 1
+        boxes[-1, 4] = 0.5
+    elif last == "kept":
+        boxes[-1] = (500, 500, 560, 600, 0.5)
+    else:
+        boxes[-1, 4] = 0.01
+    boxes = boxes.astype(np.float32)
+    keypoints = rng.uniform(0, 400, (60, 5, 3)).astype(np.float32)
+    kept: list[int] = []
+    for index in np.argsort(-boxes[:, 4], kind="stable"):
+        good = boxes[index, 4] > score_limit
+        if good and all(naive_iou(boxes[index], boxes[k]) <= iou_limit for k in kept):
+            kept.append(int(index))
+    return boxes, keypoints, kept
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("padding", [[-1], [0, -1], [-1, -1], [0, 0, -1], []])
+@pytest.mark.parametrize("last", ["nobody", "suppressed", "kept"])
+def test_padding_by_an_anchors_index_is_nobody(last: str, padding: list[int], seed: int) -> None:
+    """The rows of a one-stage file are anchors [kept..., padding]: padding must go, all else stay.
+
+    A batch pads its emptier images by the first anchor, every image by the last one.
+    """
+    boxes, keypoints, kept = anchors_and_nms(seed, 0.65, 0.1, last)
+    assert len(kept) > 8
+    assert (59 in kept) == (last == "kept")
+    rows = [*kept, *padding]
+    spec = finished_poses_spec(nms_iou=0.65, score_threshold=0.1)
+    outputs = {"dets": boxes[None, rows], "keypoints": keypoints[None, rows]}
+    (got, got_keypoints) = detections.decode_poses(outputs, spec)[0]
+    np.testing.assert_array_equal(got, boxes[kept])
+    np.testing.assert_array_equal(got_keypoints, keypoints[kept])
+
+
+def test_an_image_of_nobody_has_no_poses() -> None:
+    outputs = {
+        "dets": np.array([[[5, 5, 9, 9, 0.02]], [[1, 1, 8, 8, 0.5]]], np.float32),
+        "keypoints": np.ones((2, 1, 5, 3), np.float32),
+    }
+    empty, full = detections.decode_poses(outputs, finished_poses_spec())
+    assert empty[0].shape == (0, 5)
+    assert empty[1].shape == (0, 5, 3)
+    assert full[0].shape == (1, 5)

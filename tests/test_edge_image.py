@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edge.errors import ImageError
-from edge.image import Normalization, Placement, crop, letterbox
+from edge.image import Normalization, Placement, center_letterbox, crop, letterbox
 
 PLAIN = Normalization()
 RGB = Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), swap_channels=True)
@@ -26,7 +26,7 @@ def picture(height: int, width: int, kind: str, seed: int = 0) -> Any:
 # --- naive references: one output pixel at a time -------------------------------------------------
 
 
-def pixel(image: Any, x: float, y: float, outside: str) -> Any:
+def pixel(image: Any, x: float, y: float, outside: str, fill: float = 0) -> Any:
     height, width = image.shape[:2]
     x0, y0 = int(np.floor(x)), int(np.floor(y))
     total = np.zeros(3)
@@ -37,13 +37,18 @@ def pixel(image: Any, x: float, y: float, outside: str) -> Any:
             elif 0 <= xi < width and 0 <= yi < height:
                 value = image[yi, xi]
             else:
-                value = np.zeros(3)
+                value = np.full(3, fill)
             total += wx * wy * value
     return total
 
 
-def naive_crop(image: Any, box: Any, input_hw: tuple[int, int], padding: float) -> Any:
-    """mmpose: centre, padded and aspect-fixed scale, inverse of (src - c) * W / s + W / 2."""
+def naive_crop(
+    image: Any, box: Any, input_hw: tuple[int, int], padding: float, udp: bool = False
+) -> Any:
+    """mmpose: centre, padded and aspect-fixed scale, inverse of (src - c) * W / s + W / 2.
+
+    UDP: the inverse of (src - c + s / 2) * (W - 1) / s, an axis by itself.
+    """
     height, width = input_hw
     cx, cy = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     w, h = (box[2] - box[0]) * padding, (box[3] - box[1]) * padding
@@ -56,6 +61,9 @@ def naive_crop(image: Any, box: Any, input_hw: tuple[int, int], padding: float) 
         for j in range(width):
             x = (j - width / 2) * w / width + cx
             y = (i - height / 2) * w / width + cy
+            if udp:
+                x = j * w / (width - 1) + cx - w / 2
+                y = i * h / (height - 1) + cy - h / 2
             out[:, i, j] = pixel(image, x, y, "zero")
     return out
 
@@ -72,6 +80,18 @@ def naive_letterbox(image: Any, input_hw: tuple[int, int], pad: float) -> Any:
     return out
 
 
+def naive_center_letterbox(image: Any, input_hw: tuple[int, int], pad: float) -> Any:
+    """mmpose: pure scale that takes the image's centre to the input's, pad outside."""
+    (height, width), (h, w) = input_hw, image.shape[:2]
+    s = min(width / w, height / h)
+    out = np.zeros((3, height, width))
+    for i in range(height):
+        for j in range(width):
+            x, y = (j - width / 2) / s + w / 2, (i - height / 2) / s + h / 2
+            out[:, i, j] = pixel(image, x, y, "fill", pad)
+    return out
+
+
 BOXES = {
     "inside": (11.0, 9.0, 31.5, 30.2),
     "wide": (2.0, 15.0, 44.0, 22.0),
@@ -83,12 +103,13 @@ BOXES = {
 }
 
 
+@pytest.mark.parametrize("udp", [False, True])
 @pytest.mark.parametrize("kind", ["noise", "smooth"])
 @pytest.mark.parametrize("name", BOXES)
-def test_crop_equals_the_naive_one(kind: str, name: str) -> None:
+def test_crop_equals_the_naive_one(kind: str, name: str, udp: bool) -> None:
     image = picture(41, 47, kind)
-    got, _ = crop(image, BOXES[name], (32, 24), PLAIN)
-    want = naive_crop(image, BOXES[name], (32, 24), 1.25)
+    got, _ = crop(image, BOXES[name], (32, 24), PLAIN, udp=udp)
+    want = naive_crop(image, BOXES[name], (32, 24), 1.25, udp)
     # Row weights are rounded to 1/128: half of that step times the largest contrast.
     assert np.abs(got - want).max() <= 255 / 256 + 1e-3
 
@@ -108,30 +129,51 @@ def test_letterbox_equals_the_naive_one(hw: tuple[int, int], input_hw: tuple[int
     assert np.abs(got - want).max() <= 255 / 256 + 1e-3
 
 
+@pytest.mark.parametrize("pad", [0, 114, 255])
+@pytest.mark.parametrize(
+    "hw", [(20, 30), (64, 64), (13, 57), (57, 13), (1, 1), (3, 200), (96, 192), (128, 101)]
+)
+@pytest.mark.parametrize("input_hw", [(32, 32), (48, 24)])
+def test_center_letterbox_equals_the_naive_one(
+    hw: tuple[int, int], input_hw: tuple[int, int], pad: int
+) -> None:
+    image = picture(*hw, "noise")
+    got, _ = center_letterbox(image, input_hw, pad, PLAIN)
+    want = naive_center_letterbox(image, input_hw, pad)
+    assert np.abs(got - want).max() <= 255 / 256 + 1e-3
+
+
 # --- OpenCV ---------------------------------------------------------------------------------------
 
 
-def opencv_crop(cv2: Any, image: Any, box: Any, input_hw: tuple[int, int]) -> Any:
+def opencv_crop(
+    cv2: Any, image: Any, box: Any, input_hw: tuple[int, int], udp: bool = False
+) -> Any:
     height, width = input_hw
     cx, cy = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     w, h = (box[2] - box[0]) * 1.25, (box[3] - box[1]) * 1.25
     w = max(w, h * width / height)
     k = width / w
     matrix = np.array([[k, 0, width / 2 - cx * k], [0, k, height / 2 - cy * k]])
+    if udp:
+        h = w * height / width
+        kx, ky = (width - 1) / w, (height - 1) / h
+        matrix = np.array([[kx, 0, kx * (w / 2 - cx)], [0, ky, ky * (h / 2 - cy)]])
     return cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)
 
 
+@pytest.mark.parametrize("udp", [False, True])
 @pytest.mark.parametrize("kind", ["noise", "smooth"])
 @pytest.mark.parametrize(
     "box",
     [(300, 120, 360, 270), (220, 60, 435, 400), (0, 0, 640, 480), (-50, 300, 220, 700)],
     ids=str,
 )
-def test_crop_agrees_with_opencv(kind: str, box: Any) -> None:
+def test_crop_agrees_with_opencv(kind: str, box: Any, udp: bool) -> None:
     cv2 = pytest.importorskip("cv2")
     image = picture(480, 640, kind)
-    got, _ = crop(image, box, (256, 192), PLAIN)
-    want = opencv_crop(cv2, image, box, (256, 192)).transpose(2, 0, 1)
+    got, _ = crop(image, box, (256, 192), PLAIN, udp=udp)
+    want = opencv_crop(cv2, image, box, (256, 192), udp).transpose(2, 0, 1)
     # OpenCV rounds to whole grey levels, we round row weights: together less than two levels.
     # (Releases before 5 round positions to 1/32 px as well, which noise shows.)
     limit = 2.0 if int(cv2.__version__.split(".")[0]) >= 5 else 10.0
@@ -154,6 +196,25 @@ def test_letterbox_agrees_with_opencv(hw: tuple[int, int]) -> None:
     assert placement == Placement((hw[1] / new_w, hw[0] / new_h), (0.0, 0.0))
 
 
+@pytest.mark.parametrize("hw", [(480, 640), (427, 640), (640, 427), (100, 90), (321, 320)])
+@pytest.mark.parametrize("kind", ["noise", "smooth"])
+def test_center_letterbox_agrees_with_opencv(kind: str, hw: tuple[int, int]) -> None:
+    cv2 = pytest.importorskip("cv2")
+    image = picture(*hw, kind)
+    got, placement = center_letterbox(image, (320, 416), 114, PLAIN)
+    s = min(416 / hw[1], 320 / hw[0])
+    matrix = np.array([[s, 0, 208 - s * hw[1] / 2], [0, s, 160 - s * hw[0] / 2]])
+    want = cv2.warpAffine(
+        image, matrix, (416, 320), flags=cv2.INTER_LINEAR, borderValue=(114, 114, 114)
+    ).transpose(2, 0, 1)
+    limit = 2.0 if int(cv2.__version__.split(".")[0]) >= 5 else 10.0
+    assert np.abs(got - want).max() <= limit
+    assert np.abs(got - want).mean() <= 0.5
+    corners = placement.to_image([[0, 0], [416, 320]])
+    ends = (np.array([[0, 0], [416, 320]]) - matrix[:, 2]) / s
+    np.testing.assert_allclose(corners, ends, atol=1e-3)
+
+
 # --- around the pixels ----------------------------------------------------------------------------
 
 
@@ -163,10 +224,11 @@ def test_normalisation_and_channel_order() -> None:
     got, _ = crop(image, (5, 5, 40, 50), (64, 48), RGB)
     want = (plain[::-1] - np.reshape(RGB.mean, (3, 1, 1))) / np.reshape(RGB.std, (3, 1, 1))
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-5)
-    plain, _ = letterbox(image, (64, 64), 114, PLAIN)
-    got, _ = letterbox(image, (64, 64), 114, RGB)
-    want = (plain[::-1] - np.reshape(RGB.mean, (3, 1, 1))) / np.reshape(RGB.std, (3, 1, 1))
-    np.testing.assert_allclose(got, want, rtol=0, atol=2e-5)
+    for fit in (letterbox, center_letterbox):
+        plain, _ = fit(image, (64, 80), 114, PLAIN)
+        got, _ = fit(image, (64, 80), 114, RGB)
+        want = (plain[::-1] - np.reshape(RGB.mean, (3, 1, 1))) / np.reshape(RGB.std, (3, 1, 1))
+        np.testing.assert_allclose(got, want, rtol=0, atol=2e-5)
 
 
 def test_a_plain_area_keeps_its_level_exactly() -> None:
@@ -181,7 +243,9 @@ def test_placement_leads_back() -> None:
     image[200:221, 300:321] = 255
     for tensor, placement in (
         crop(image, (250, 150, 380, 300), (256, 192), PLAIN),
+        crop(image, (250, 150, 380, 300), (256, 192), PLAIN, udp=True),
         letterbox(image, (320, 320), 0, PLAIN),
+        center_letterbox(image, (320, 320), 0, PLAIN),
     ):
         rows, columns = np.nonzero(tensor[0] > 127)
         centre = placement.to_image([[columns.mean(), rows.mean()]])
@@ -263,8 +327,9 @@ def test_threads_do_not_share_scratch_memory() -> None:
 def test_what_is_no_image_is_refused(image: Any) -> None:
     with pytest.raises(ImageError, match="an image is"):
         crop(image, (0, 0, 5, 5), (64, 48), PLAIN)
-    with pytest.raises(ImageError, match="an image is"):
-        letterbox(image, (64, 64), 114, PLAIN)
+    for fit in (letterbox, center_letterbox):
+        with pytest.raises(ImageError, match="an image is"):
+            fit(image, (64, 64), 114, PLAIN)
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from edge.artifact import Artifact, sha256_of
+from edge.engines.onnxruntime import OnnxRuntimeSession
 from edge.errors import EngineError, EngineMissingError, FeedError, SpecError
-from edge.session import EngineSettings, check_feeds, open_session
+from edge.session import Array, EngineSettings, check_feeds, open_session
 from edge.spec import ModelSpec, TensorSpec, Variant
 from tests.conftest import tiny_simcc_model
-from tests.test_edge_artifact import make_artifact
-from tests.test_edge_spec import pose_spec
+from tests.test_edge_artifact import make_artifact, some_constants
+from tests.test_edge_spec import maps, pose_spec, rtmo_spec
 
 
 def test_a_good_feed_is_made_contiguous() -> None:
@@ -122,3 +123,105 @@ def test_a_spec_that_contradicts_the_file_is_an_engine_error(tmp_path: Path) -> 
     wrong = Artifact(**{**artifact.__dict__, "spec": ModelSpec.from_json(data)})
     with open_session(wrong) as session, pytest.raises(EngineError, match="tiny"):
         session.run({"input": np.zeros((1, 3, 128, 96), np.float32)})
+
+
+# --- constants ------------------------------------------------------------------------------------
+
+
+def fixed_answers_onnx(path: Path, spec: ModelSpec, answers: dict[str, Array]) -> Path:
+    """An ONNX file that gives the same answers to every image.
+
+    What of them is a constant of the spec becomes an initializer that is an output as well.
+    """
+    onnx = pytest.importorskip("onnx")
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    nodes = [
+        helper.make_node("ReduceMean", [spec.input.name], ["mean"], keepdims=0),
+        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+    ]
+    weights = [numpy_helper.from_array(np.array(0, np.float32), "zero")]
+    for tensor in spec.outputs:
+        weights.append(numpy_helper.from_array(answers[tensor.name], f"fixed.{tensor.name}"))
+        nodes.append(helper.make_node("Add", [f"fixed.{tensor.name}", "nothing"], [tensor.name]))
+    weights += [numpy_helper.from_array(answers[t.name], t.name) for t in spec.constants]
+    graph = helper.make_graph(
+        nodes,
+        "fixed",
+        [helper.make_tensor_value_info(spec.input.name, 1, list(spec.input.shape))],
+        [
+            helper.make_tensor_value_info(t.name, 1, answers[t.name].shape)
+            for t in (*spec.outputs, *spec.constants)
+            if t.name in answers
+        ],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+    return path
+
+
+def some_answers(spec: ModelSpec) -> dict[str, Array]:
+    rng = np.random.default_rng(1)
+    return {
+        t.name: rng.normal(0, 1, [size or 1 for size in t.shape]).astype(np.float32)
+        for t in spec.outputs
+    }
+
+
+def check_all_is_there(session: Any, spec: ModelSpec, want: dict[str, Array]) -> None:
+    feeds = {"input": np.zeros((1, 3, 128, 128), np.float32)}
+    for _ in range(2):
+        got = session.run(feeds)
+        assert list(got) == [t.name for t in (*spec.outputs, *spec.constants)]
+        for name, value in want.items():
+            np.testing.assert_allclose(got[name], value, rtol=1e-6)
+
+
+def test_a_source_files_constants_are_outputs_of_it(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    spec = rtmo_spec()
+    want = some_answers(spec) | some_constants()
+    path = fixed_answers_onnx(tmp_path / "rtmo.onnx", spec, want)
+    with OnnxRuntimeSession(path, spec, EngineSettings(threads=1)) as session:
+        check_all_is_there(session, spec, want)
+
+
+def test_an_onnx_artifacts_constants_come_with_its_outputs(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    spec = rtmo_spec()
+    answers, constants = some_answers(spec), some_constants()
+    cut = rtmo_spec(constants=())
+    fixed_answers_onnx(tmp_path / "rtmo.onnx", cut, answers)
+    np.savez(tmp_path / "rtmo.npz", **constants)
+    files = {"model": "rtmo.onnx", "constants": "rtmo.npz"}
+    artifact = Artifact(tmp_path, Variant("onnx", "fp32"), spec, files, {})
+    with open_session(artifact, EngineSettings(threads=1)) as session:
+        check_all_is_there(session, spec, answers | constants)
+
+
+def test_an_ncnn_artifacts_constants_come_with_its_outputs(tmp_path: Path) -> None:
+    pytest.importorskip("ncnn")
+    spec = rtmo_spec(outputs=maps((16,), 128, 1, 4, 17, 24), strides=(16,))
+    channels = (1, 4, 17, 24)
+    lines = ["Input in 0 1 input", "Pooling pool 1 1 input p 0=1 1=16 2=16"]
+    lines.append("Split split 1 4 p p0 p1 p2 p3")
+    weights = b""
+    for kind, count in enumerate(channels):
+        lines.append(
+            f"Convolution c{kind} 1 1 p{kind} kind{kind}_s16 0={count} 1=1 5=1 6={3 * count}"
+        )
+        # A flag, no weights to speak of, and a bias that tells the kinds apart.
+        weights += np.zeros(1 + 3 * count, np.float32).tobytes()
+        weights += np.full(count, kind + 1, np.float32).tobytes()
+    (tmp_path / "rtmo.param").write_text("\n".join(["7767517", "7 10", *lines, ""]))
+    (tmp_path / "rtmo.bin").write_bytes(weights)
+    np.savez(tmp_path / "rtmo.npz", **some_constants())
+    files = {"model": "rtmo.param", "weights": "rtmo.bin", "constants": "rtmo.npz"}
+    artifact = Artifact(tmp_path, Variant("ncnn", "fp32"), spec, files, {})
+    answers = {
+        f"kind{kind}_s16": np.full((1, count, 8, 8), kind + 1, np.float32)
+        for kind, count in enumerate(channels)
+    }
+    with open_session(artifact, EngineSettings(threads=1)) as session:
+        check_all_is_there(session, spec, answers | some_constants())

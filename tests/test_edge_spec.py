@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edge.errors import SpecError
-from edge.spec import KEYPOINT_SETS, ModelSpec, TensorSpec, Variant, find_keypoint_set
+from edge.spec import ModelSpec, TensorSpec, Variant, find_keypoint_set
 
 
 def pose_spec(**changes: Any) -> ModelSpec:
@@ -44,15 +44,95 @@ def detector_spec(**changes: Any) -> ModelSpec:
     return replace(spec, **changes)
 
 
-@pytest.mark.parametrize("make", [pose_spec, detector_spec])
+def heatmap_spec(**changes: Any) -> ModelSpec:
+    spec = pose_spec(codec="heatmap", outputs=(TensorSpec("heatmaps", (None, 17, 64, 48)),))
+    return replace(spec, **changes)
+
+
+def yolox_spec(**changes: Any) -> ModelSpec:
+    """One output with 3 classes."""
+    outputs = (TensorSpec("output", (1, 40 * 40 + 20 * 20 + 10 * 10, 8)),)
+    return detector_spec(codec="yolox", outputs=outputs, **changes)
+
+
+def yolox_maps_spec(**changes: Any) -> ModelSpec:
+    """The same as maps."""
+    spec = detector_spec(codec="yolox", outputs=maps((8, 16, 32), 320, 3, 4, 1))
+    return replace(spec, **changes)
+
+
+def maps(strides: tuple[int, ...], side: int, *channels: int) -> tuple[TensorSpec, ...]:
+    """Outputs ``kind0_s8`` and so on, of every kind one a stride."""
+    return tuple(
+        TensorSpec(f"kind{kind}_s{s}", (1, count, side // s, side // s))
+        for kind, count in enumerate(channels)
+        for s in strides
+    )
+
+
+def rtmo_spec(**changes: Any) -> ModelSpec:
+    spec = detector_spec(
+        name="rtmo",
+        task="one-stage",
+        codec="rtmo",
+        input=TensorSpec("input", (1, 3, 128, 128)),
+        outputs=maps((16, 32), 128, 1, 4, 17, 24),
+        strides=(16, 32),
+        keypoint_set="coco17",
+        letterbox="center",
+        constants=(TensorSpec("dcc.periods", (64,)), TensorSpec("dcc.x.weight", (24, 8))),
+    )
+    return replace(spec, **changes)
+
+
+def finished_poses_spec(**changes: Any) -> ModelSpec:
+    """A one-stage file with its suppression inside, five keypoints."""
+    spec = rtmo_spec(
+        codec="detections",
+        outputs=(TensorSpec("dets", (1, None, 5)), TensorSpec("keypoints", (1, None, 5, 3))),
+        keypoint_set="unnamed-5",
+        strides=(),
+        constants=(),
+    )
+    return replace(spec, **changes)
+
+
+EVERY_SPEC = [
+    *(pose_spec, heatmap_spec, detector_spec, yolox_spec, yolox_maps_spec, rtmo_spec),
+    finished_poses_spec,
+]
+
+
+@pytest.mark.parametrize("make", EVERY_SPEC)
 def test_spec_survives_json(make: Any) -> None:
     spec = make()
     assert ModelSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 
 
-def test_spec_json_shows_only_what_its_codec_uses() -> None:
-    assert "strides" not in pose_spec().to_json()
-    assert "keypoint_set" not in detector_spec().to_json()
+def test_fields_of_every_task_and_codec_survive_json() -> None:
+    for spec in (
+        heatmap_spec(udp=True, heatmap_refinement="dark-udp", heatmap_blur_kernel=17),
+        pose_spec(udp=True, box_padding=1.5),
+        yolox_spec(letterbox="center", nms_iou=0.45, max_boxes=7, nms_candidates_per_level=9),
+        rtmo_spec(pad_value=0, score_threshold=0.1, nms_iou=0.65),
+        finished_poses_spec(nms_iou=0.65, max_boxes=50),
+    ):
+        assert ModelSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+
+
+def test_spec_json_shows_only_what_its_task_and_codec_use() -> None:
+    places = ("strides", "letterbox", "heatmap_refinement", "constants")
+    assert not set(places) & set(pose_spec().to_json())
+    assert {"heatmap_refinement", "udp"} <= set(heatmap_spec().to_json())
+    assert not {"keypoint_set", "udp", "constants"} & set(detector_spec().to_json())
+    assert {"keypoint_set", "letterbox", "constants", "strides"} <= set(rtmo_spec().to_json())
+    assert not {"strides", "udp", "constants"} & set(finished_poses_spec().to_json())
+
+
+def test_an_older_spec_is_read() -> None:
+    data = detector_spec().to_json()
+    del data["letterbox"]
+    assert ModelSpec.from_json(data) == detector_spec()
 
 
 def test_variant_is_read_and_written() -> None:
@@ -102,6 +182,67 @@ def test_detector_level_that_contradicts_its_stride_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"outputs": (TensorSpec("h", (None, 17, 64, 40)),)},
+            "64x40 .* does not divide",
+        ),
+        ({"outputs": (TensorSpec("h", (None, 17, 64, 96)),)}, "same whole number on both axes"),
+        ({"outputs": (TensorSpec("h", (None, 17, 60, 45)),)}, "does not divide"),
+        ({"outputs": (TensorSpec("h", (None, 16, 64, 48)),)}, "16 heatmaps do not fit 17"),
+        ({"outputs": (TensorSpec("h", (None, 17, None, 48)),)}, "fixed size"),
+        ({"outputs": pose_spec().outputs}, r"one output \(N, K, h, w\), got simcc_x"),
+        ({"heatmap_refinement": "magic"}, "'magic' is none of none, shift, dark, dark-udp"),
+        ({"heatmap_blur_kernel": 12}, "odd and at least 11"),
+        ({"heatmap_blur_kernel": 9}, "odd and at least 11"),
+        ({"task": "one-stage"}, "codec heatmap belongs to a pose model"),
+        ({"constants": (TensorSpec("c", (3,)),)}, "codec heatmap knows no constants"),
+    ],
+)
+def test_contradictions_in_a_heatmap_spec_are_refused(changes: Any, words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        heatmap_spec(**changes)
+
+
+@pytest.mark.parametrize(
+    ("make", "changes", "words"),
+    [
+        (yolox_spec, {"strides": (8, 16)}, r"need \(N, 2000, 5 \+ classes\)"),
+        (yolox_spec, {"letterbox": "middle"}, "'middle' is none of top-left, center"),
+        (yolox_maps_spec, {"strides": (8, 16)}, "class logits, boxes, objectness.* got 9 outputs"),
+        (yolox_maps_spec, {"strides": (8, 32, 16)}, "stride 32 needs"),
+        (yolox_maps_spec, {"strides": ()}, "positive strides"),
+        (
+            yolox_maps_spec,
+            {"outputs": maps((8, 16, 32), 320, 3, 1, 4)},
+            "kind1_s8 has 1 channels, boxes have 4",
+        ),
+        (rtmo_spec, {"outputs": maps((16, 32), 128, 1, 4, 16, 24)}, "visibility have 17"),
+        (rtmo_spec, {"outputs": maps((16, 32), 128, 2, 4, 17, 24)}, "logits have 1"),
+        (rtmo_spec, {"task": "pose"}, "codec rtmo belongs to a one-stage model"),
+        (rtmo_spec, {"keypoint_set": None}, "keypoint_set None"),
+        (rtmo_spec, {"constants": (TensorSpec("c", (None, 3)),)}, "constant c must be float32"),
+        (rtmo_spec, {"constants": (TensorSpec("input", (3,)),)}, "names must differ"),
+        (finished_poses_spec, {"keypoint_set": "coco17"}, r"keypoints \(N, M, 17, 3\)"),
+        (finished_poses_spec, {"task": "detection"}, "dets .* and labels"),
+        (finished_poses_spec, {"task": "pose"}, "belongs to a detection or one-stage model"),
+    ],
+)
+def test_contradictions_in_a_spec_of_whole_images_are_refused(
+    make: Any, changes: Any, words: str
+) -> None:
+    with pytest.raises(SpecError, match=words):
+        make(**changes)
+
+
+def test_pose_vectors_have_one_length() -> None:
+    outputs = (*rtmo_spec().outputs[:7], TensorSpec("last", (1, 25, 4, 4)))
+    with pytest.raises(SpecError, match="last has 25 channels, pose vectors have 24"):
+        rtmo_spec(outputs=outputs)
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda d: d.update(colour="rgb"), "unknown key 'colour'"),
@@ -118,18 +259,6 @@ def test_a_damaged_spec_names_what_is_wrong(change: Any, words: str) -> None:
         ModelSpec.from_json(data)
 
 
-def test_keypoint_sets_are_consistent() -> None:
-    for keypoint_set in KEYPOINT_SETS.values():
-        count = len(keypoint_set.keypoints)
-        assert len(keypoint_set.sigmas) == count
-        assert {i for pair in keypoint_set.skeleton for i in pair} <= set(range(count))
-        for left, right in keypoint_set.flip_pairs:
-            assert (
-                keypoint_set.keypoints[left].replace("left", "right")
-                == (keypoint_set.keypoints[right])
-            )
-
-
 def test_points_without_names_can_be_counted_at_least() -> None:
     unnamed = find_keypoint_set("unnamed-26")
     assert len(unnamed.keypoints) == 26
@@ -140,9 +269,3 @@ def test_points_without_names_can_be_counted_at_least() -> None:
     for name in ("unnamed", "unnamed-0", "unnamed-x", None):
         with pytest.raises(SpecError, match="unnamed-K"):
             find_keypoint_set(name)
-
-
-def test_coco17_is_what_pycocotools_uses() -> None:
-    cocoeval = pytest.importorskip("pycocotools.cocoeval")
-    params = cocoeval.Params(iouType="keypoints")
-    assert list(KEYPOINT_SETS["coco17"].sigmas) == pytest.approx(list(params.kpt_oks_sigmas))

@@ -78,10 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--target", default="android", help="target name (default: android)")
     convert.add_argument(
         "--model",
-        default=host.DEFAULT_MODEL,
-        help="pose model: zoo name or ONNX file (default: %(default)s)",
+        help="zoo name, ONNX file, SDK folder or .zip, or checkpoint "
+        f"(default: {host.DEFAULT_MODEL} with the detector {host.DEFAULT_DETECTOR})",
     )
-    convert.add_argument("--detector", help="detector as well: zoo name or ONNX file")
+    convert.add_argument("--detector", help="a detector as well, named in the same ways")
     convert.add_argument(
         "--formats",
         help="variants instead of the target's, comma-separated, for example onnx-fp32,ncnn-fp16",
@@ -93,6 +93,11 @@ def _parser() -> argparse.ArgumentParser:
         type=_size,
         help="HxW of the detector's (or only model's) input, where the file leaves it open",
     )
+    convert.add_argument(
+        "--batch",
+        type=_count,
+        help="fix the batch, for throughput (default: open where the format can, else 1)",
+    )
     convert.add_argument("--images", type=Path, help="folder of pictures to compare answers on")
     convert.add_argument("--out", type=Path, default=Path("build"), help="default: build")
     convert.add_argument("--force", action="store_true", help="convert even what is up to date")
@@ -103,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = command("run", device.run, "Find people in pictures: draws them and writes keypoints.")
     run.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="picture or folder")
-    run.add_argument("--model", required=True, help="artifact folder, ONNX file or zoo name")
+    run.add_argument("--model", required=True, help="artifact folder, or as for convert")
     run.add_argument("--detector", help="likewise; without one the whole picture is one box")
     run.add_argument("--out", type=Path, required=True, metavar="DIR")
     run.add_argument("--score", type=float, default=0.3, help="least box score (default: 0.3)")
@@ -116,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_engine(run)
 
     latency = command("latency", device.latency, "Time a network on this machine.")
-    latency.add_argument("model", help="artifact folder, ONNX file or zoo name")
+    latency.add_argument("model", help="artifact folder, or as for convert")
     latency.add_argument("--seconds", type=float, default=2.0, help="measure for (default: 2)")
     latency.add_argument("--json", action="store_true")
     _add_engine(latency)
@@ -133,8 +138,42 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--allow-failed", action="store_true")
     info.add_argument("--json", action="store_true")
 
-    zoo = command("zoo", host.zoo, "List the models that can be named.")
+    export = command("export", host.export, "Write a checkpoint as a verified ONNX file.")
+    export.add_argument("checkpoint", help=".pth file of RTMPose, RTMDet or RTMO, or zoo name")
+    export.add_argument(
+        "--out", "-o", type=Path, metavar="FILE.onnx", help="default: named after the checkpoint"
+    )
+    export.add_argument(
+        "--size", type=_size, metavar="HxW", help="input size (default: the official model's)"
+    )
+    export.add_argument("--variant", help="nano, t, s, m, l or x; checked against the weights")
+    export.add_argument("--keypoints", type=_count, help="checked against the weights")
+    export.add_argument("--classes", type=_count, help="checked against the weights")
+    export.add_argument(
+        "--keypoint-set", help="where the number does not name it, for example ap10k17"
+    )
+    export.add_argument(
+        "--backbone", action="store_true", help="a pretrained CSPNeXt: its features, to measure"
+    )
+
+    zoo = command("zoo", host.zoo, "The models that can be named: list, show, fetch.")
+    zoo.add_argument(
+        "action", nargs="?", choices=["list", "show", "fetch"], default="list", help="default: list"
+    )
+    zoo.add_argument("names", nargs="*", metavar="NAME", help="models to show or fetch")
+    zoo.add_argument(
+        "--what", choices=["archive", "checkpoint"], help="fetch this one of a model's files"
+    )
+    zoo.add_argument(
+        "--counts",
+        action="store_true",
+        help="count parameters and multiply-adds beside the published ones (needs PyTorch)",
+    )
     zoo.add_argument("--json", action="store_true")
+    zoo.epilog = (
+        "Files go to EDGEPOSE_CACHE (default: ~/.cache/edgepose). EDGEPOSE_MIRROR names a folder\n"
+        "or address that has them instead of the official servers."
+    )
 
     synthetic = command("synthetic", host.synthetic, "Write rendered people with COCO annotations.")
     synthetic.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -142,7 +181,13 @@ def _parser() -> argparse.ArgumentParser:
     synthetic.add_argument("--seed", type=int, default=7, help="same seed, same pictures")
     synthetic.add_argument("--crops", action="store_true", help="one person that fills a picture")
 
-    train = command("train", host.train, "Train the demo model (resumable).")
+    train = command("train", host.train, "Train a demo model (resumable).")
+    train.add_argument(
+        "--model",
+        choices=[host.DEFAULT_MODEL, host.DEFAULT_DETECTOR],
+        default=host.DEFAULT_MODEL,
+        help="default: %(default)s",
+    )
     train.add_argument("--out", type=Path, required=True, metavar="DIR")
     train.add_argument(
         "--minutes", type=float, default=120.0, help="wall-clock budget in all (default: 120)"

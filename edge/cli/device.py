@@ -13,8 +13,9 @@ import numpy as np
 
 from edge.artifact import load_artifact
 from edge.detector import Detector
-from edge.errors import ImageError
+from edge.errors import ImageError, SpecError
 from edge.latency import LatencySettings, measure
+from edge.onestage import OneStage
 from edge.pipeline import Pipeline, Pose
 from edge.pose import PoseEstimator
 from edge.session import EngineSettings, Session, open_session
@@ -35,7 +36,7 @@ def _open(text: str, arguments: argparse.Namespace) -> Session:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run a model, or a detector and a model, on pictures."""
+    """Run a model, or a detector and a pose model, on pictures."""
     from edge.picture import draw_poses, find_images, read_image, write_bytes, write_image
 
     paths = find_images(arguments.images)
@@ -46,30 +47,43 @@ def run(arguments: argparse.Namespace) -> int:
         if (arguments.out / path.name).resolve() == path.resolve():
             raise ImageError(f"{path}: --out would overwrite it; choose another folder")
     with ExitStack() as stack:
-        pose = PoseEstimator(stack.enter_context(_open(arguments.model, arguments)))
-        detector = None
-        if arguments.detector:
-            session = stack.enter_context(_open(arguments.detector, arguments))
-            detector = Detector(session, score_threshold=arguments.score, label=0)
+        session = stack.enter_context(_open(arguments.model, arguments))
+        find_poses: Pipeline | OneStage
+        if session.spec.task == "one-stage":
+            if arguments.detector:
+                raise SpecError(
+                    f"{session.spec.name} is a one-stage model and finds the people itself: "
+                    "leave --detector out"
+                )
+            find_poses = OneStage(session, score_threshold=arguments.score)
+        else:
+            pose, detector = PoseEstimator(session), None
+            if arguments.detector:
+                finder = stack.enter_context(_open(arguments.detector, arguments))
+                detector = Detector(finder, score_threshold=arguments.score, label=0)
+            find_poses = Pipeline(pose, detector)
         for path in paths:
             # All are looked at before the first is written: a damaged one among a thousand should
             # not be found after an hour.
             read_image(path)
-        pipeline = Pipeline(pose, detector)
-        keypoints = pose.session.spec.keypoints
+        keypoints = session.spec.keypoints
         arguments.out.mkdir(parents=True, exist_ok=True)
         pictures, results = [], []
         for index, path in enumerate(paths):
             image = read_image(path)
             try:
-                poses = pipeline(image)
+                poses = find_poses(image)
             except ImageError as error:
                 raise ImageError(f"{path}: {error}") from None
             drawn = draw_poses(image, poses, keypoints, arguments.keypoint_score)
             write_image(arguments.out / path.name, drawn)
             pictures.append(_picture_json(path, image, poses, keypoints.keypoints))
             image_id = int(path.stem) if path.stem.isdigit() else index + 1
-            results += [_coco_result(image_id, one) for one in poses]
+            # mmpose ranks a one-stage model's people by the box alone.
+            alone = session.spec.task == "one-stage"
+            results += [
+                _coco_result(image_id, one, one.box_score if alone else one.score) for one in poses
+            ]
             if not arguments.json:
                 people = "1 person" if len(poses) == 1 else f"{len(poses)} people"
                 print(f"{path}: {people} -> {arguments.out / path.name}")
@@ -104,15 +118,15 @@ def _picture_json(
     }
 
 
-def _coco_result(image_id: int, pose: Pose) -> dict[str, Any]:
-    """One entry of COCO's results format; ``score`` is mmpose's bbox_keypoint score."""
+def _coco_result(image_id: int, pose: Pose, score: float) -> dict[str, Any]:
+    """One entry of COCO's results format."""
     x1, y1, x2, y2 = pose.box_xyxy
     return {
         "image_id": image_id,
         "category_id": 1,
         "bbox": _rounded(np.array([x1, y1, x2 - x1, y2 - y1]), 2),
         "keypoints": _rounded(pose.keypoints.reshape(-1), 4),
-        "score": round(pose.score, 4),
+        "score": round(score, 4),
     }
 
 
@@ -163,7 +177,7 @@ def info(arguments: argparse.Namespace) -> int:
     for key, value in spec.to_json().items():
         if key == "input":
             value = f"{value['name']} {value['shape']} {value['dtype']}"
-        elif key == "outputs":
+        elif key in ("outputs", "constants"):
             value = ", ".join(f"{tensor['name']} {tensor['shape']}" for tensor in value)
         lines.append(f"  {key:<26} {value}")
     lines.append("files:")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.artifact import Artifact
+from edge.artifact import Artifact, load_constants
 from edge.errors import EngineError
 from edge.session import Array, EngineSettings, Feeds, check_feeds, import_engine
 
@@ -20,6 +20,7 @@ class NcnnSession:
 
     def __init__(self, artifact: Artifact, settings: EngineSettings) -> None:
         ncnn = import_engine("ncnn", "ncnn")
+        self._constants = load_constants(artifact)
         half = settings.inference_precision == "fp16"
         net = ncnn.Net()
         net.opt.use_vulkan_compute = False
@@ -41,13 +42,13 @@ class NcnnSession:
         self.max_batch = 1
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Outputs by name, in the order of ``spec.outputs``."""
+        """Outputs by name, in the order of ``spec.outputs``, and the constants."""
         image = check_feeds(self.spec, feeds)[0]
         extractor = self._net.create_extractor()
         # The Mat points into the array: `image` is contiguous and lives until the end of the call.
         if extractor.input(self.spec.input.name, self._ncnn.Mat(image)) != 0:
             raise EngineError(f"ncnn has no input blob {self.spec.input.name!r}")
-        outputs = {}
+        outputs: dict[str, Array] = {}
         for tensor in self.spec.outputs:
             code, mat = extractor.extract(tensor.name)
             if code != 0:
@@ -59,7 +60,7 @@ class NcnnSession:
                     f"the spec says {tensor.shape}"
                 )
             outputs[tensor.name] = array
-        return outputs
+        return outputs | self._constants
 
     def close(self) -> None:
         """Free the network."""

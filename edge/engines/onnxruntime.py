@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edge.artifact import Artifact
+from edge.artifact import Artifact, load_constants
 from edge.errors import EngineError
 from edge.session import Array, EngineSettings, Feeds, check_feeds, import_engine
 from edge.spec import ModelSpec
@@ -20,7 +20,8 @@ class OnnxRuntimeSession:
 
     The CPU provider computes in the types that the file holds and never lowers them, so the
     inference precision is the file's. ``output_names`` asks for other tensors than the spec's
-    outputs.
+    outputs. Constants that are not given as ``constants`` are outputs of the file, as in an
+    untouched source whose initializers are declared as graph outputs.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class OnnxRuntimeSession:
         settings: EngineSettings,
         precision: str = "fp32",
         output_names: Sequence[str] = (),
+        constants: Mapping[str, Array] | None = None,
     ) -> None:
         runtime = import_engine("onnxruntime", "onnxruntime")
         options = runtime.SessionOptions()
@@ -49,10 +51,15 @@ class OnnxRuntimeSession:
         self.engine = f"onnxruntime {runtime.__version__}"
         self.inference_precision = precision
         self.max_batch = spec.input.shape[0]
-        self._output_names = list(output_names) or [tensor.name for tensor in spec.outputs]
+        self._constants = dict(constants or {})
+        self._output_names = list(output_names) or [
+            tensor.name
+            for tensor in (*spec.outputs, *spec.constants)
+            if tensor.name not in self._constants
+        ]
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Outputs by name, in the order of ``spec.outputs`` or of ``output_names``."""
+        """Outputs by name, in the order of the spec or of ``output_names``, and the constants."""
         array = check_feeds(self.spec, feeds)
         try:
             outputs = self._session.run(self._output_names, {self.spec.input.name: array})
@@ -60,7 +67,7 @@ class OnnxRuntimeSession:
             raise EngineError(
                 f"ONNX Runtime failed on {self.spec.name}: {_first_line(error)}"
             ) from None
-        return dict(zip(self._output_names, outputs, strict=True))
+        return dict(zip(self._output_names, outputs, strict=True)) | self._constants
 
     def close(self) -> None:
         """Free the network."""
@@ -82,7 +89,11 @@ class OnnxRuntimeSession:
 def open_engine(artifact: Artifact, settings: EngineSettings) -> OnnxRuntimeSession:
     """Load an ``onnx-*`` artifact."""
     return OnnxRuntimeSession(
-        artifact.path("model"), artifact.spec, settings, artifact.variant.precision
+        artifact.path("model"),
+        artifact.spec,
+        settings,
+        artifact.variant.precision,
+        constants=load_constants(artifact),
     )
 
 

@@ -1,0 +1,20 @@
+"""A model file that a conversion starts from. Light: naming a model loads no tool."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.spec import ModelSpec
+
+__all__ = ["Source"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The model file, and what the user said of it beyond its content."""
+
+    name: str
+    path: Path
+    spec: ModelSpec | None = None
+    input_hw: tuple[int, int] | None = None
