@@ -111,7 +111,7 @@ class LetterboxedScenes:
         # Boxes end at the edges of pixels, OpenCV counts from their centres.
         centres = matrix.copy()
         centres[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
-        warped: NDArray[np.uint8] = cv2.warpAffine(  # type: ignore[assignment]
+        warped: NDArray[np.uint8] = cv2.warpAffine(
             made.image_bgr, centres, (width, height), borderValue=(PAD_VALUE,) * 3
         )
         picture = recolour(warped, AugmentSettings(), rng)

@@ -178,7 +178,8 @@ class _Conversion:
         self.onnx_path.unlink()
         if self.prepared.constants:
             files["constants"] = f"{self.source.name}.constants.npz"
-            np.savez(self.private / files["constants"], **self.prepared.constants)
+            arrays: dict[str, Any] = self.prepared.constants
+            np.savez(self.private / files["constants"], **arrays)
         source: dict[str, Any] = {
             "file": self.source.path.name,
             "path": str(self.source.path.resolve()),

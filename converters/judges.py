@@ -165,7 +165,7 @@ class KeypointJudge:
         score = np.abs(reference[:, 2] - answer[:, 2])
         self._distances.append(distance[kept])
         self._scores.append(float(score[kept].max(initial=0)))
-        for index in np.flatnonzero(kept):
+        for index in np.flatnonzero(kept).tolist():
             if distance[index] > self._limits.keypoint_max_px:
                 self.failures.append(
                     f"{names[index]} of {image} is {distance[index]:.2f} px off "

@@ -255,6 +255,19 @@ def test_a_keypoint_stays_within_the_widened_box() -> None:
     assert np.abs(reach).max() > 0.9  # some are drawn to the rim
 
 
+def test_saturated_bins_are_equal() -> None:
+    # The formula clips at 5e4, bias included: all bins there leave the centre of the box.
+    rng = np.random.default_rng(9)
+    weights = weights_of(6)
+    weights["dcc.x.bias"] *= 1e7
+    pose = rng.normal(0, 1, (4, VECTOR)).astype(np.float32)
+    boxes = np.array([[10, 20, 50, 120]] * 4, np.float32)
+    cells = np.full((4, 2), 40, np.float32)
+    points = rtmo.place_keypoints(pose, boxes, cells, weights)
+    np.testing.assert_allclose(points[..., 0], 30, atol=1e-4)
+    assert np.abs(points[..., 1] - 70).max() > 1
+
+
 def test_extreme_logits_overflow_nothing() -> None:
     maps = maps_of(7, images=1)
     for stride in STRIDES:

@@ -15,12 +15,21 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.codecs.nms import least_logit, pick, sigmoid, suppress
+from edge.errors import SpecError
 from edge.session import Array
 from edge.spec import ModelSpec
 
-__all__ = ["decode", "place_keypoints"]
+__all__ = ["CONSTANTS", "decode", "place_keypoints"]
 
 Floats = npt.NDArray[np.float32]
+
+CONSTANTS = (
+    *("dcc.keypoints.weight", "dcc.keypoints.bias", "dcc.gates.weight", "dcc.query.scale"),
+    *("dcc.query.offset", "dcc.key.scale", "dcc.key.offset", "dcc.out.weight"),
+    *("dcc.residual.scale", "dcc.x.weight", "dcc.x.bias", "dcc.x.bins"),
+    *("dcc.y.weight", "dcc.y.bias", "dcc.y.bins", "dcc.periods"),
+)
+"""What the classifier needs and the network does not compute."""
 
 _BOX_PADDING = np.float32(1.25)
 """The bins span the box widened by this factor; the network was trained with it."""
@@ -35,6 +44,12 @@ def decode(outputs: Mapping[str, Array], spec: ModelSpec) -> list[tuple[Floats, 
     log h in strides, visibility logits (N, K, Hs, Ws) and pose vectors (N, C, Hs, Ws); beside
     them the classifier's weights under the names that ``place_keypoints`` lists.
     """
+    missing = [name for name in CONSTANTS if name not in outputs]
+    if missing:
+        raise SpecError(
+            f"{spec.name}: its spec names no constant {missing[0]!r}, which codec rtmo needs; "
+            "`edge export` writes RTMO with all of them"
+        )
     levels = len(spec.strides)
     tensors = [outputs[tensor.name] for tensor in spec.outputs]
     kinds = [tensors[start : start + levels] for start in range(0, 4 * levels, levels)]

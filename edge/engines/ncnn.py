@@ -45,8 +45,9 @@ class NcnnSession:
         """Outputs by name, in the order of ``spec.outputs``, and the constants."""
         image = check_feeds(self.spec, feeds)[0]
         extractor = self._net.create_extractor()
-        # The Mat points into the array: `image` is contiguous and lives until the end of the call.
-        if extractor.input(self.spec.input.name, self._ncnn.Mat(image)) != 0:
+        # A clone: a Mat only points into its array, and a first layer that works in place (a
+        # multiplication, say) would write into the caller's image or crash (ncnn 1.0.20261020).
+        if extractor.input(self.spec.input.name, self._ncnn.Mat(image).clone()) != 0:
             raise EngineError(f"ncnn has no input blob {self.spec.input.name!r}")
         outputs: dict[str, Array] = {}
         for tensor in self.spec.outputs:

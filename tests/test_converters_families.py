@@ -1,0 +1,376 @@
+"""Every family of models from a source file to verified artifacts, through the real steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+from converters.chain import Row  # noqa: E402
+from converters.convert import ParityImages, convert_model, verify_artifact  # noqa: E402
+from converters.parity import NamedFeeds  # noqa: E402
+from converters.prepare import prepare  # noqa: E402
+from converters.recognise import SPEC_KEY, recognise  # noqa: E402
+from converters.source import Source  # noqa: E402
+from edge.artifact import load_artifact  # noqa: E402
+from edge.engines.onnxruntime import OnnxRuntimeSession  # noqa: E402
+from edge.errors import ArtifactError, ModelFileError, SpecError  # noqa: E402
+from edge.session import EngineSettings, open_session  # noqa: E402
+from edge.spec import ModelSpec, TensorSpec, Variant  # noqa: E402
+from tests.conftest import tiny_simcc_model  # noqa: E402
+
+HW = (64, 96)
+STRIDES = (8, 16)
+CLASSES = 3
+
+
+def noise_images(spec: ModelSpec) -> Sequence[NamedFeeds]:
+    """Grey levels of every value, normalised as the model wants them."""
+    rng = np.random.default_rng(0)
+    mean, std = (np.array(v, np.float32).reshape(1, 3, 1, 1) for v in (spec.mean, spec.std))
+    levels = [rng.uniform(0, 255, (1, 3, *spec.input_hw)).astype(np.float32) for _ in range(3)]
+    return [
+        NamedFeeds(f"noise {index}", {spec.input.name: (image - mean) / std})
+        for index, image in enumerate(levels)
+    ]
+
+
+NOISE = ParityImages("noise", noise_images)
+
+
+def converted(
+    source: Source, variants: Sequence[str], out: Path, **options: Any
+) -> tuple[list[Path], list[str]]:
+    rows: list[Row] = []
+    folders = convert_model(
+        source, [Variant.parse(text) for text in variants], out, NOISE, rows.append, **options
+    )
+    return folders, [row.verdict for row in rows if row.step == "parity"]
+
+
+# --- YOLOX ----------------------------------------------------------------------------------------
+
+
+class Builder:
+    """Nodes and weights of a small detector, written one by one."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.weights: list[Any] = []
+        self.rng = np.random.default_rng(3)
+
+    def add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(op, inputs, [output], **attributes))
+        return output
+
+    def constant(self, name: str, value: Any, dtype: Any = np.float32) -> str:
+        self.weights.append(numpy_helper.from_array(np.array(value, dtype), name))
+        return name
+
+    def conv(
+        self, source: str, output: str, channels: tuple[int, int], stride: int, scale: float
+    ) -> str:
+        kernel = stride
+        weight = self.rng.normal(0, scale, (channels[1], channels[0], kernel, kernel))
+        return self.add(
+            "Conv",
+            [source, self.constant(f"{output}.w", weight)],
+            output,
+            kernel_shape=[kernel, kernel],
+            strides=[stride, stride],
+        )
+
+
+def yolox_graph(classes: int, *, suppressed: bool) -> Any:
+    """Megvii's one output (N, A, 5 + C), or mmdeploy's dets and labels with the suppression."""
+    b = Builder()
+    rows = []
+    b.add("Mul", ["input", b.constant("unit", 1 / 64)], "image")
+    for stride in STRIDES:
+        # Features of the order of 1 from grey levels; sizes of about a stride.
+        features = b.conv("image", f"features_{stride}", (3, 6), stride, 0.3 / stride)
+        maps = [b.conv(features, f"reg_{stride}", (6, 4), 1, 0.2)]
+        for kind, count in (("obj", 1), ("cls", classes)):
+            logits = b.conv(features, f"{kind}_{stride}", (6, count), 1, 1.0)
+            maps.append(b.add("Sigmoid", [logits], f"{kind}_{stride}.score"))
+        joined = b.add("Concat", maps, f"level_{stride}", axis=1)
+        shape = b.constant(f"shape_{stride}", [0, 5 + classes, -1], np.int64)
+        rows.append(b.add("Reshape", [joined, shape], f"flat_{stride}"))
+    flat = b.add("Concat", rows, "flat", axis=2)
+    b.add("Transpose", [flat], "output", perm=[0, 2, 1])
+    if suppressed:
+        outputs = _suppress(b, classes)
+    else:
+        anchors = sum((HW[0] // s) * (HW[1] // s) for s in STRIDES)
+        outputs = [
+            helper.make_tensor_value_info(
+                "output", TensorProto.FLOAT, ["batch", anchors, 5 + classes]
+            )
+        ]
+    image = helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3, *HW])
+    graph = helper.make_graph(b.nodes, "yolox", [image], outputs, b.weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _suppress(b: Builder, classes: int) -> list[Any]:
+    """Decoding and suppression of one image, as detectors carry it: dets (1, M, 5), labels."""
+    cells, strides = [], []
+    for stride in STRIDES:
+        y, x = np.mgrid[: HW[0] // stride, : HW[1] // stride]
+        cells.append(np.stack([x, y], -1).reshape(-1, 2) * stride)
+        strides.append(np.full((x.size, 1), stride))
+    b.constant("cells", np.concatenate(cells)[None])
+    b.constant("strides", np.concatenate(strides)[None])
+    b.constant("sizes", [2, 2, 1, classes], np.int64)
+    parts = ["xy", "wh", "objectness", "classes"]
+    b.nodes.append(helper.make_node("Split", ["output", "sizes"], parts, axis=2))
+    centre = b.add("Add", [b.add("Mul", ["xy", "strides"], "xy.px"), "cells"], "centre")
+    size = b.add("Mul", [b.add("Exp", ["wh"], "wh.exp"), "strides"], "size")
+    half = b.add("Mul", [size, b.constant("half", 0.5)], "half_size")
+    corners = [b.add("Sub", [centre, half], "low"), b.add("Add", [centre, half], "high")]
+    b.add("Concat", corners, "boxes", axis=2)
+    # A cell answers for its best class alone.
+    b.add("ReduceMax", ["classes"], "best", axes=[2], keepdims=1)
+    b.add("Where", [b.add("Equal", ["classes", "best"], "is_best"), "classes", "none"], "one_class")
+    b.constant("none", 0.0)
+    b.add("Mul", ["one_class", "objectness"], "product")
+    b.add("Transpose", ["product"], "scores", perm=[0, 2, 1])
+    limits = [b.constant("most", 100, np.int64), b.constant("iou", 0.65), b.constant("least", 0.3)]
+    b.add("NonMaxSuppression", ["boxes", "scores", *limits], "kept")
+    b.constant("columns", [1, 1, 1], np.int64)
+    b.nodes.append(
+        helper.make_node("Split", ["kept", "columns"], ["picture", "class", "anchor"], axis=1)
+    )
+    where = b.add("Concat", ["picture", "class", "anchor"], "where", axis=1)
+    score = b.add("GatherND", ["scores", where], "score")
+    place = b.add("Concat", ["picture", "anchor"], "place", axis=1)
+    box = b.add("GatherND", ["boxes", place], "box")
+    b.constant("axis_1", [1], np.int64)
+    b.constant("axis_0", [0], np.int64)
+    column = b.add("Unsqueeze", [score, "axis_1"], "score.column")
+    b.add("Unsqueeze", [b.add("Concat", [box, column], "rows", axis=1), "axis_0"], "dets.any")
+    # Best first over all classes, as these files come.
+    b.add("Shape", [score], "count")
+    b.nodes.append(helper.make_node("TopK", [score, "count"], ["score.sorted", "order"], axis=0))
+    b.add("Gather", ["dets.any", "order"], "dets", axis=1)
+    flat = b.add("Squeeze", ["class", "axis_1"], "class.flat")
+    b.add("Unsqueeze", [b.add("Gather", [flat, "order"], "class.sorted"), "axis_0"], "labels")
+    return [
+        helper.make_tensor_value_info("dets", TensorProto.FLOAT, [1, None, 5]),
+        helper.make_tensor_value_info("labels", TensorProto.INT64, [1, None]),
+    ]
+
+
+def fused_spec(classes: int) -> ModelSpec:
+    anchors = sum((HW[0] // s) * (HW[1] // s) for s in STRIDES)
+    return ModelSpec(
+        name="yolox",
+        task="detection",
+        codec="yolox",
+        input=TensorSpec("input", (None, 3, *HW)),
+        outputs=(TensorSpec("output", (None, anchors, 5 + classes)),),
+        color_order="bgr",
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+        strides=STRIDES,
+        score_threshold=0.3,
+        nms_iou=0.65,
+    )
+
+
+@pytest.mark.parametrize("classes", [1, CLASSES])
+def test_yolox_with_its_suppression_is_cut_and_converts(tmp_path: Path, classes: int) -> None:
+    """The parity check compares the file's own suppression with the codec on the raw maps."""
+    path = tmp_path / "yolox.onnx"
+    onnx.save(yolox_graph(classes, suppressed=True), path)
+    found = recognise(onnx.load(path), path, "yolox").source_spec
+    assert (found.codec, found.mean, found.std) == ("detections", (0, 0, 0), (1, 1, 1))
+    assert (found.nms_iou, found.score_threshold) == (0.65, 0.3)
+    folders, verdicts = converted(Source("yolox", path), ["onnx-fp32", "ncnn-fp16"], tmp_path)
+    assert all(verdict.startswith("pass: ") for verdict in verdicts)
+    assert int(verdicts[0].split()[1]) > 10
+    spec = load_artifact(folders[1]).spec
+    assert spec.codec == "yolox"
+    assert [tensor.name for tensor in spec.outputs] == [
+        *("logits_s8", "logits_s16", "boxes_s8", "boxes_s16", "objectness_s8", "objectness_s16")
+    ]
+    assert [tensor.shape[1] for tensor in spec.outputs[::2]] == [classes, 4, 1]
+
+
+def test_yolox_of_one_output_is_cut_too(tmp_path: Path) -> None:
+    path = tmp_path / "yolox.onnx"
+    onnx.save(yolox_graph(CLASSES, suppressed=False), path)
+    with pytest.raises(ModelFileError, match="not recognised"):
+        prepare(path, "yolox")
+    source = Source("yolox", path, fused_spec(CLASSES))
+    folders, verdicts = converted(source, ["onnx-fp32", "ncnn-fp16"], tmp_path)
+    assert all(verdict.startswith("pass: ") for verdict in verdicts)
+    assert len(load_artifact(folders[0]).spec.outputs) == 6
+
+
+def test_a_first_layer_that_works_in_place_leaves_the_image_alone(tmp_path: Path) -> None:
+    path = tmp_path / "yolox.onnx"
+    onnx.save(yolox_graph(1, suppressed=True), path)
+    (folder,), _ = converted(Source("yolox", path), ["ncnn-fp16"], tmp_path)
+    artifact = load_artifact(folder)
+    image = noise_images(artifact.spec)[0].feeds["input"]
+    before = image.copy()
+    with open_session(artifact) as session:
+        first, second = session.run({"input": image}), session.run({"input": image})
+    np.testing.assert_array_equal(image, before)
+    np.testing.assert_array_equal(first["boxes_s8"], second["boxes_s8"])
+
+
+# --- heatmaps -------------------------------------------------------------------------------------
+
+
+def test_a_heatmap_model_converts_as_described(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    weight = numpy_helper.from_array(rng.normal(0, 0.2, (5, 3, 4, 4)).astype(np.float32), "w")
+    graph = helper.make_graph(
+        [
+            helper.make_node(
+                "Conv", ["image", "w"], ["heatmaps"], kernel_shape=[4, 4], strides=[4, 4]
+            )
+        ],
+        "heatmap",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 64, 48])],
+        [helper.make_tensor_value_info("heatmaps", TensorProto.FLOAT, [1, 5, 16, 12])],
+        [weight],
+    )
+    path = tmp_path / "hrnet.onnx"
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+    spec = ModelSpec(
+        name="hrnet",
+        task="pose",
+        codec="heatmap",
+        input=TensorSpec("image", (1, 3, 64, 48)),
+        outputs=(TensorSpec("heatmaps", (1, 5, 16, 12)),),
+        color_order="rgb",
+        mean=(123.675, 116.28, 103.53),
+        std=(58.395, 57.12, 57.375),
+        keypoint_set="unnamed-5",
+        heatmap_refinement="dark",
+    )
+    folders, verdicts = converted(Source("hrnet", path, spec), ["onnx-fp32", "ncnn-fp16"], tmp_path)
+    assert [verdict[:18] for verdict in verdicts] == ["pass: 15 keypoints"] * 2
+    assert load_artifact(folders[1]).spec.heatmap_refinement == "dark"
+
+
+# --- a file's own spec, and batches ---------------------------------------------------------------
+
+
+def test_a_file_that_carries_its_spec_is_taken_at_its_word(tmp_path: Path) -> None:
+    model = tiny_simcc_model()
+    path = tmp_path / "tiny.onnx"
+    onnx.save(model, path)
+    spec = recognise(model, path, "tiny").source_spec
+    own = replace(spec, std=(1.0, 2.0, 3.0), keypoint_set="ap10k17")
+    entry = model.metadata_props.add()
+    entry.key, entry.value = SPEC_KEY, json.dumps(own.to_json())
+    onnx.save(model, path)
+    assert recognise(model, path, "other").source_spec == replace(own, name="other")
+    # Whoever describes it otherwise is heard.
+    assert recognise(model, path, "tiny", spec=spec).source_spec == spec
+    for text, words in (("{", "no JSON"), ("[1]", "no table"), ("{}", "missing key")):
+        entry.value = text
+        with pytest.raises(SpecError, match=words):
+            recognise(model, path, "tiny")
+
+
+def test_a_fixed_batch_for_throughput(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.onnx"
+    onnx.save(tiny_simcc_model(scale_norm=True), path)
+    source = Source("tiny", path)
+    folders, verdicts = converted(source, ["onnx-fp32", "onnx-fp16"], tmp_path, batch=4)
+    assert [folder.name for folder in folders] == ["tiny-onnx-fp32-batch4", "tiny-onnx-fp16-batch4"]
+    assert all(verdict.startswith("pass: ") for verdict in verdicts)
+    half = onnx.load(folders[1] / "tiny.onnx")
+    assert {tensor.data_type for tensor in half.graph.initializer if len(tensor.dims) > 1} == {
+        TensorProto.FLOAT16
+    }
+    spec = load_artifact(folders[0]).spec
+    assert spec.input.shape == (4, 3, 64, 48)
+    rng = np.random.default_rng(5)
+    images = rng.standard_normal((4, 3, 64, 48), np.float32)
+    with OnnxRuntimeSession(path, replace(spec), EngineSettings()) as reference:
+        want = reference.run({"input": images})
+    with open_session(load_artifact(folders[0])) as session:
+        got = session.run({"input": images})
+    for name, value in want.items():
+        np.testing.assert_allclose(got[name], value, atol=1e-4)
+    assert verify_artifact(folders[0], NOISE).passed
+    with pytest.raises(SpecError, match=r"ncnn-fp16 takes one image at a time.*--formats"):
+        converted(source, ["ncnn-fp16"], tmp_path, batch=4)
+
+
+def test_a_batch_that_the_file_does_not_have(tmp_path: Path) -> None:
+    model = tiny_simcc_model()
+    for value in [*model.graph.input, *model.graph.output]:
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    path = tmp_path / "one.onnx"
+    onnx.save(model, path)
+    with pytest.raises(ModelFileError, match="batch is fixed at 1 and cannot become 8"):
+        prepare(path, "one", batch=8)
+
+
+# --- RTMO -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rtmo_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported RTMO-t of random weights that finds some people everywhere."""
+    torch = pytest.importorskip("torch")
+    from converters.architectures.official import export_checkpoint
+    from converters.architectures.rtmo import RTMO
+
+    folder = tmp_path_factory.mktemp("rtmo")
+    torch.manual_seed(0)
+    model = RTMO("t")
+    heads = model.head.head_module
+    for level in range(2):
+        torch.nn.init.constant_(heads.out_cls[level].bias, 0.5)
+        torch.nn.init.normal_(heads.out_cls[level].weight, std=0.3)
+        torch.nn.init.constant_(heads.out_bbox[level].bias, 1.0)
+    torch.save({"state_dict": model.state_dict()}, folder / "rtmo.pth")
+    export_checkpoint(folder / "rtmo.pth", folder / "rtmo.onnx", "rtmo", input_hw=(96, 128))
+    return folder / "rtmo.onnx"
+
+
+def test_rtmo_converts_for_every_engine(rtmo_file: Path, tmp_path: Path) -> None:
+    folders, verdicts = converted(Source("rtmo", rtmo_file), ["onnx-fp32", "ncnn-fp16"], tmp_path)
+    for verdict in verdicts:
+        assert verdict.startswith("pass: ")
+        assert " boxes" in verdict
+        assert " keypoints" in verdict
+    assert sorted(load_artifact(folders[1]).files) == ["constants", "model", "weights"]
+    assert verify_artifact(folders[1], NOISE).passed
+
+
+def test_rtmo_without_its_constants_is_refused(rtmo_file: Path, tmp_path: Path) -> None:
+    (folder,), _ = converted(Source("rtmo", rtmo_file), ["onnx-fp32"], tmp_path)
+    (folder / "rtmo.constants.npz").unlink()
+    with pytest.raises(ArtifactError, match=r"rtmo\.constants\.npz"):
+        load_artifact(folder)
+    model = onnx.load(rtmo_file)
+    for tensor in model.graph.initializer:
+        if tensor.name == "dcc.periods":
+            tensor.name = "dcc.other"
+    for value in model.graph.output:
+        if value.name == "dcc.periods":
+            value.name = "dcc.other"
+    path = tmp_path / "changed.onnx"
+    onnx.save(model, path)
+    with pytest.raises(SpecError, match=r"dcc\.periods"):
+        prepare(path, "changed")
