@@ -2,7 +2,8 @@
 
 Reading order: ``spec`` and ``keypoints`` (what a model is), ``artifact`` (what was shipped),
 ``session`` and ``engines`` (running a network), ``image`` and ``codecs`` (before and after it),
-``detector``, ``pose``, ``pipeline`` and ``onestage`` (an image in, poses out), ``latency``, ``cli``.
+``detector``, ``pose``, ``pipeline`` and ``onestage`` (an image in, poses out), ``latency``,
+``cli``.
 """
 
 from edge.artifact import Artifact, load_artifact

@@ -145,7 +145,7 @@ def _suppress(b: Builder, classes: int) -> list[Any]:
     b.constant("none", 0.0)
     b.add("Mul", ["one_class", "objectness"], "product")
     b.add("Transpose", ["product"], "scores", perm=[0, 2, 1])
-    limits = [b.constant("most", 100, np.int64), b.constant("iou", 0.65), b.constant("least", 0.3)]
+    limits = [b.constant("most", 100, np.int64), b.constant("iou", 0.65), b.constant("least", 0.5)]
     b.add("NonMaxSuppression", ["boxes", "scores", *limits], "kept")
     b.constant("columns", [1, 1, 1], np.int64)
     b.nodes.append(
@@ -183,7 +183,7 @@ def fused_spec(classes: int) -> ModelSpec:
         mean=(0, 0, 0),
         std=(1, 1, 1),
         strides=STRIDES,
-        score_threshold=0.3,
+        score_threshold=0.5,
         nms_iou=0.65,
     )
 
@@ -195,7 +195,7 @@ def test_yolox_with_its_suppression_is_cut_and_converts(tmp_path: Path, classes:
     onnx.save(yolox_graph(classes, suppressed=True), path)
     found = recognise(onnx.load(path), path, "yolox").source_spec
     assert (found.codec, found.mean, found.std) == ("detections", (0, 0, 0), (1, 1, 1))
-    assert (found.nms_iou, found.score_threshold) == (0.65, 0.3)
+    assert (found.nms_iou, found.score_threshold) == (0.65, 0.5)
     folders, verdicts = converted(Source("yolox", path), ["onnx-fp32", "ncnn-fp16"], tmp_path)
     assert all(verdict.startswith("pass: ") for verdict in verdicts)
     assert int(verdicts[0].split()[1]) > 10

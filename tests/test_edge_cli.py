@@ -176,11 +176,6 @@ def test_latency_of_an_artifact(built: Path, capsys: pytest.CaptureFixture[str])
     assert row["inference_precision"] == "fp32" or os.uname().machine == "aarch64"
 
 
-def test_zoo_lists_the_demo_model(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["zoo"]) == 0
-    assert "rtmpose-t-demo" in capsys.readouterr().out
-
-
 def test_synthetic_writes_a_coco_data_set(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

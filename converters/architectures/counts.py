@@ -220,9 +220,11 @@ def _why(counts: Counts, published: float) -> str:
         reasons.append("cut off instead of rounded")
     if _equal((counts.total - counts.batch_norm) / 1e9, published):
         reasons.append("without batch norms")
+    text = f"FLOPS {counts.total / 1e9 / published - 1:+.1%}"
     if reasons:
-        return f"published: {' or '.join(reasons)}"
-    return f"FLOPS {counts.total / 1e9 / published - 1:+.1%}"
+        text = f"published: {' or '.join(reasons)}"
+    alone = (counts.convolution + counts.linear) / 1e9
+    return f"{text}; convolutions and linear layers alone {alone:.4f}"
 
 
 def _equal(counted: float, published: float | None) -> bool | None:

@@ -73,9 +73,7 @@ class CSPNeXtPAFPN(nn.Module):
         """Three maps, finest first -> three maps of the same sizes, finest first."""
         high, *lower = maps[::-1]
         reduced = []
-        for reduce, block, low in zip(
-            self.reduce_layers, self.top_down_blocks, lower, strict=True
-        ):
+        for reduce, block, low in zip(self.reduce_layers, self.top_down_blocks, lower, strict=True):
             narrow = reduce(high)
             reduced.append(narrow)
             up = functional.interpolate(narrow, scale_factor=2.0, mode="nearest")
