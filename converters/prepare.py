@@ -215,7 +215,7 @@ def _raw_head_spec(
     strides = tuple(stride for stride, _ in levels)
     kinds = _MAP_KINDS[heads.codec]
     taps = [level[index] for index in range(len(kinds)) for _, level in levels]
-    names = [f"{kind}_s{stride}" for kind in kinds for stride in strides]
+    names = [f"{kind}_{stride}" for kind in kinds for stride in strides]
     spec = replace(
         source,
         codec=heads.codec,

@@ -202,7 +202,7 @@ def test_yolox_with_its_suppression_is_cut_and_converts(tmp_path: Path, classes:
     spec = load_artifact(folders[1]).spec
     assert spec.codec == "yolox"
     assert [tensor.name for tensor in spec.outputs] == [
-        *("logits_s8", "logits_s16", "boxes_s8", "boxes_s16", "objectness_s8", "objectness_s16")
+        *("logits_8", "logits_16", "boxes_8", "boxes_16", "objectness_8", "objectness_16")
     ]
     assert [tensor.shape[1] for tensor in spec.outputs[::2]] == [classes, 4, 1]
 
@@ -228,7 +228,7 @@ def test_a_first_layer_that_works_in_place_leaves_the_image_alone(tmp_path: Path
     with open_session(artifact) as session:
         first, second = session.run({"input": image}), session.run({"input": image})
     np.testing.assert_array_equal(image, before)
-    np.testing.assert_array_equal(first["boxes_s8"], second["boxes_s8"])
+    np.testing.assert_array_equal(first["boxes_8"], second["boxes_8"])
 
 
 # --- heatmaps -------------------------------------------------------------------------------------

@@ -169,8 +169,8 @@ def test_detector_is_cut_to_its_raw_heads(rtmdet_file: Path) -> None:
     assert spec.codec == "rtmdet"
     assert spec.strides == (8, 16, 32)
     assert [t.name for t in spec.outputs] == [
-        *("logits_s8", "logits_s16", "logits_s32"),
-        *("distances_s8", "distances_s16", "distances_s32"),
+        *("logits_8", "logits_16", "logits_32"),
+        *("distances_8", "distances_16", "distances_32"),
     ]
     assert [t.shape for t in spec.outputs] == [
         *((1, 1, 40, 40), (1, 1, 20, 20), (1, 1, 10, 10)),

@@ -147,7 +147,7 @@ def test_rtmdet_keeps_the_best_candidates_of_each_level() -> None:
     outputs = {t.name: np.zeros([s or 1 for s in t.shape], np.float32) for t in spec.outputs}
     for tensor in spec.outputs[3:]:
         outputs[tensor.name][:] = 1.0  # boxes of 2x2 px, apart from each other at every stride
-    outputs["logits_s8"][0, 0] = np.linspace(0, 4, 1600).reshape(40, 40)
+    outputs["logits_8"][0, 0] = np.linspace(0, 4, 1600).reshape(40, 40)
     (boxes, _) = rtmdet.decode(outputs, spec)[0]
     best = boxes[boxes[:, 4] > 0.9]
     assert len(best) == 7

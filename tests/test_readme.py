@@ -50,7 +50,7 @@ def run(block: str, folder: Path) -> str:
 
 def test_every_block_is_run_by_a_test_here() -> None:
     """`make test` is what runs this file."""
-    assert set(BLOCKS) == {"convert", "run", "own", "look", "make test"}
+    assert set(BLOCKS) == {"convert", "run", "own", "export", "look", "make test"}
     for name in ("make convert TARGET=android", "make test"):
         goal = name.split()[1]
         assert re.search(rf"^{goal}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -65,6 +65,8 @@ def test_the_first_success(checkout: Path) -> None:
         "rtmpose-t-demo.bin",
         "rtmpose-t-demo.param",
     ]
+    detector = checkout / "build/android-sd865/rtmdet-nano-demo-ncnn-fp16"
+    assert (detector / "rtmdet-nano-demo.param").is_file()
     assert "1 person" in run("run", checkout)
     assert (checkout / "build/run/PHOTO.jpg").is_file()
     printed = run("look", checkout)
@@ -80,6 +82,17 @@ def test_ones_own_models(checkout: Path) -> None:
     printed = run("own", checkout)
     assert "POSE-ncnn-fp16" in printed
     assert "boxes, IoU" in printed
+
+
+def test_a_checkpoint(checkout: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from converters.architectures.rtmpose import RTMPose
+
+    torch.save(RTMPose("t", (256, 192), 26).state_dict(), checkout / "CHECKPOINT.pth")
+    printed = run("export", checkout)
+    assert "halpe26 -> MODEL.onnx" in printed
+    assert (checkout / "MODEL.onnx").is_file()
+    assert "rtmo-l-body7" in printed
 
 
 def test_links_and_paths_in_the_readme_exist() -> None:
