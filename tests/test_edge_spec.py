@@ -33,8 +33,8 @@ def detector_spec(**changes: Any) -> ModelSpec:
         codec="rtmdet",
         input=TensorSpec("input", (1, 3, 320, 320)),
         outputs=(
-            *(TensorSpec(f"logits_s{s}", (1, 1, n, n)) for s, n in sizes.items()),
-            *(TensorSpec(f"distances_s{s}", (1, 4, n, n)) for s, n in sizes.items()),
+            *(TensorSpec(f"logits_{s}", (1, 1, n, n)) for s, n in sizes.items()),
+            *(TensorSpec(f"distances_{s}", (1, 4, n, n)) for s, n in sizes.items()),
         ),
         color_order="bgr",
         mean=(103.53, 116.28, 123.675),
