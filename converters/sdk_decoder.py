@@ -280,16 +280,20 @@ def _refinement(params: Json) -> tuple[HeatmapRefinement, int, bool]:
             "null": "none",
             "default": "shift",
             "unbiased": "dark",
+            "megvii": "megvii",
         }
         if not isinstance(process, (str, type(None))) or process not in known:
             params.at("post_process").refuse(
-                f"is {process!r}; supported are default, unbiased and null"
+                f"is {process!r}; supported are default, unbiased, megvii and null"
             )
         refinement: HeatmapRefinement = "dark-udp" if is_udp else known[process]
     else:
-        if kind.text() not in ("MSRAHeatmap", "UDPHeatmap"):
-            kind.refuse(f"is {kind.text()!r}; supported are MSRAHeatmap and UDPHeatmap")
-        kernel = params.find("blur_kernel_size")
+        if kind.text() not in ("MSRAHeatmap", "UDPHeatmap", "MegviiHeatmap"):
+            kind.refuse(
+                f"is {kind.text()!r}; supported are MSRAHeatmap, UDPHeatmap and MegviiHeatmap"
+            )
+        is_megvii = kind.text() == "MegviiHeatmap"
+        kernel = params.find("kernel_size" if is_megvii else "blur_kernel_size")
         if is_udp != (kind.text() == "UDPHeatmap") or process != "default":
             kind.refuse(
                 f"is {kind.text()!r}, which contradicts use_udp {str(is_udp).lower()} and "
@@ -301,6 +305,8 @@ def _refinement(params: Json) -> tuple[HeatmapRefinement, int, bool]:
         unbiased = params.find("unbiased")
         is_dark = unbiased is not None and unbiased.flag()
         refinement = "dark-udp" if is_udp else "dark" if is_dark else "shift"
+        if is_megvii:
+            refinement = "megvii"
     return refinement, 11 if kernel is None else kernel.count(), is_udp
 
 

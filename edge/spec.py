@@ -39,7 +39,7 @@ Task = Literal["detection", "pose", "one-stage"]
 Codec = Literal["simcc", "heatmap", "rtmdet", "yolox", "rtmo", "detections"]
 ColorOrder = Literal["rgb", "bgr"]
 Letterbox = Literal["top-left", "center"]
-HeatmapRefinement = Literal["none", "shift", "dark", "dark-udp"]
+HeatmapRefinement = Literal["none", "shift", "dark", "dark-udp", "megvii"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -100,7 +100,7 @@ class ModelSpec:
       model's ``test_cfg``. ``strides`` of the levels are in the order of the outputs.
     - ``simcc``: ``simcc_split_ratio`` bins per input pixel.
     - ``heatmap``: one output (N, K, h, w); ``heatmap_refinement`` says how a maximum becomes finer
-      than a cell, ``heatmap_blur_kernel`` is the size of the blur that DARK starts with, in cells.
+      than a cell, ``heatmap_blur_kernel`` is the size in cells of the blur that some start with.
     - ``rtmdet``: logits of every stride, then distances of every stride.
     - ``yolox``: one output (N, anchors, 5 + classes), or class logits, boxes and objectness, each
       of every stride.
@@ -313,8 +313,8 @@ def _check_heatmap(spec: ModelSpec, refuse: Refuse) -> None:
             f"a heatmap of {rows}x{columns} (height x width) does not divide the input's "
             f"{height}x{width} by the same whole number on both axes"
         )
-    if spec.heatmap_blur_kernel < 11 or spec.heatmap_blur_kernel % 2 == 0:
-        refuse(f"heatmap_blur_kernel must be odd and at least 11, not {spec.heatmap_blur_kernel}")
+    if spec.heatmap_blur_kernel < 3 or spec.heatmap_blur_kernel % 2 == 0:
+        refuse(f"heatmap_blur_kernel must be odd and at least 3, not {spec.heatmap_blur_kernel}")
 
 
 def _check_maps(spec: ModelSpec, refuse: Refuse, channels: Mapping[str, int | None]) -> None:

@@ -170,6 +170,8 @@ def test_a_one_stage_model(tmp_path: Path, component: str) -> None:
         ({**MSRA, "unbiased": True, "blur_kernel_size": 17}, "dark", 17, False),
         (UDP, "dark-udp", 11, True),
         ({**UDP, "heatmap_type": "gaussian", "blur_kernel_size": 13}, "dark-udp", 13, True),
+        ({**MSRA, "type": "MegviiHeatmap", "kernel_size": 5}, "megvii", 5, False),
+        ({**OLD, "post_process": "megvii", "modulate_kernel": 5}, "megvii", 5, False),
         (OLD, "shift", 11, False),
         ({**OLD, "post_process": "unbiased", "modulate_kernel": 17}, "dark", 17, False),
         ({**OLD, "post_process": None}, "none", 11, False),

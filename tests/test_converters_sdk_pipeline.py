@@ -174,7 +174,7 @@ def test_a_simcc_bundle_that_is_wrong(tmp_path: Path, change: Change, words: lis
     ("change", "words"),
     [
         (param(post_process="megvii"), ["MSRAHeatmap", "'megvii'"]),
-        (param(type="MegviiHeatmap"), ["params.type is 'MegviiHeatmap'"]),
+        (param(type="SpatialHeatmap"), ["params.type is 'SpatialHeatmap'"]),
         (param(use_udp=True), ["MSRAHeatmap", "contradicts use_udp true"]),
         (param(type="UDPHeatmap"), ["UDPHeatmap", "contradicts use_udp false"]),
         (
@@ -192,7 +192,7 @@ def test_a_simcc_bundle_that_is_wrong(tmp_path: Path, change: Change, words: lis
         (param(input_size=[256, 256]), ["params.input_size is 256x256", "is 192x256"]),
         (param(heatmap_size=[64, 64]), ["?x17x64x48", "params.heatmap_size", "?x?x64x64"]),
         (param(heatmap_size=0), ["heatmap_size is not a whole number"]),
-        (param(type=None, post_process="megvii"), ["post_process is 'megvii'"]),
+        (param(type=None, post_process="magic"), ["post_process is 'magic'"]),
         (param(type=None, post_process=3), ["post_process is 3"]),
         (param(type=None, unbiased_decoding=True), ["unbiased_decoding is outdated"]),
         (

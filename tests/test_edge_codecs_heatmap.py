@@ -131,7 +131,30 @@ def test_decoding_equals_the_published_formula(refinement: Any, kernel: int, udp
     assert (got[1, 14:16, :2] == (-scale).astype(np.float32)).all()
 
 
-@pytest.mark.parametrize("kernel", [11, 13, 17])
+@pytest.mark.parametrize("kernel", [5, 11])
+def test_megvii_decoding_equals_the_published_formula(kernel: int) -> None:
+    maps = some_maps(2)
+    spec = heatmap_spec(heatmap_refinement="megvii", heatmap_blur_kernel=kernel)
+    got = heatmap.decode({"heatmaps": maps}, spec)
+    moved = 0
+    for n in range(2):
+        for k in range(17):
+            if maps[n, k].max() <= 0:
+                assert got[n, k, :2].tolist() == [-4, -4]
+                continue
+            m = opencv_blur(maps[n, k], kernel)
+            x, y = maximum(m)
+            want = [float(x), float(y)]
+            if 1 < x < W - 1 and 1 < y < H - 1:
+                want[0] += 0.5 + 0.25 * float(np.sign(m[y, x + 1] - m[y, x - 1]))
+                want[1] += 0.5 + 0.25 * float(np.sign(m[y + 1, x] - m[y - 1, x]))
+                moved += 1
+            np.testing.assert_allclose(got[n, k, :2], np.array(want) * 4, rtol=0, atol=1e-4)
+            assert got[n, k, 2] == pytest.approx(m.max() / 255 + 0.5, rel=1e-5)
+    assert moved > 15
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 7, 11, 13, 17])
 def test_the_blur_is_opencvs(kernel: int) -> None:
     maps = some_maps(2)[0]
     got = heatmap.blur(maps[:13], kernel)

@@ -7,6 +7,8 @@ Formulas: mmpose ``get_heatmap_maximum``, then one of
   blurred map, with derivatives over two cells (DARK, arXiv:1910.06278)
 - ``dark-udp``: ``refine_keypoints_dark_udp``, the same with derivatives over one cell
   (UDP, arXiv:1911.07524)
+- ``megvii``: ``MegviiHeatmap.decode`` (MSPN, arXiv:1901.00148), the maximum of the blurred map,
+  half a cell on and a quarter towards the higher neighbour; its score is the maximum / 255 + 0.5
 
 and ``MSRAHeatmap.decode``'s scale W / w from cells to input pixels, or ``UDPHeatmap.decode``'s
 (W - 1) / (w - 1) where the crop is the unbiased one.
@@ -33,11 +35,14 @@ def decode(outputs: Mapping[str, Array], spec: ModelSpec) -> F32:
     """Keypoints (N, K, 3) float32: x and y in input pixels, score.
 
     ``outputs`` holds one array (N, K, h, w), raw: the score is the maximum and may exceed 1. Ties
-    go to the first cell, row by row. A score of 0 or less puts the keypoint at cell (-1, -1).
+    go to the first cell, row by row. A maximum of 0 or less puts the keypoint at cell (-1, -1).
     """
     (tensor,) = spec.outputs
     count, keypoints, height, width = outputs[tensor.name].shape
     maps = np.asarray(outputs[tensor.name], np.float32).reshape(-1, height, width)
+    megvii = spec.heatmap_refinement == "megvii"
+    if megvii:
+        maps = blur(maps, spec.heatmap_blur_kernel)
     flat = maps.reshape(len(maps), -1)
     best = flat.argmax(axis=1)
     score = flat[np.arange(len(flat)), best]
@@ -50,7 +55,7 @@ def decode(outputs: Mapping[str, Array], spec: ModelSpec) -> F32:
         places[seen] += refine(maps[seen], cells[seen, 0], cells[seen, 1], spec.heatmap_blur_kernel)
     decoded = np.empty((len(maps), 3), np.float32)
     decoded[:, :2] = places * _scale_xy(spec, height, width)
-    decoded[:, 2] = score
+    decoded[:, 2] = score / 255 + 0.5 if megvii else score
     return decoded.reshape(count, keypoints, 3)
 
 
@@ -139,11 +144,32 @@ def _dark_udp(maps: F32, x: Cells, y: Cells, kernel: int) -> F64:
     )
 
 
+def _megvii(maps: F32, x: Cells, y: Cells, kernel: int) -> F64:
+    del kernel
+    height, width = maps.shape[1:]
+    offsets = np.zeros((len(maps), 2))
+    inner = np.flatnonzero((x > 1) & (x < width - 1) & (y > 1) & (y < height - 1))
+    x, y = x[inner], y[inner]
+    for axis, (dx, dy) in enumerate(((1, 0), (0, 1))):
+        rise = maps[inner, y + dy, x + dx] - maps[inner, y - dy, x - dx]
+        offsets[inner, axis] = 0.25 * np.sign(rise) + 0.5
+    return offsets
+
+
 _REFINEMENTS: dict[HeatmapRefinement, Callable[[F32, Cells, Cells, int], F64]] = {
     "none": _no_shift,
     "shift": _shift,
     "dark": _dark,
     "dark-udp": _dark_udp,
+    "megvii": _megvii,
+}
+
+# cv2.getGaussianKernel has these for small sizes, as parts of their sum (9 since OpenCV 5).
+_SMALL_BELLS = {
+    3: (1, 2, 1),
+    5: (1, 4, 6, 4, 1),
+    7: (2, 7, 14, 18, 14, 7, 2),
+    9: (4, 13, 30, 51, 60, 51, 30, 13, 4),
 }
 
 
@@ -162,12 +188,11 @@ def _peak(dx: F64, dy: F64, dxx: F64, dxy: F64, dyy: F64) -> F64:
 def blur(maps: F32, kernel: int) -> F32:
     """Maps (M, h, w) blurred over ``kernel`` x ``kernel`` cells, each scaled to its old maximum.
 
-    mmpose ``gaussian_blur``: cv2.GaussianBlur with sigma 0.3 * ((kernel - 1) / 2 - 1) + 0.8, zero
-    beyond the rim. (OpenCV has a filter of its own for kernels below 11.)
+    mmpose ``gaussian_blur``: cv2.GaussianBlur with sigma 0.3 * ((kernel - 1) / 2 - 1) + 0.8, or
+    OpenCV's own filter for small kernels, zero beyond the rim.
     """
-    sigma = 0.3 * ((kernel - 1) * 0.5 - 1) + 0.8
     # Separable: a product with one banded matrix an axis.
-    blurred = _band(maps.shape[1], kernel, sigma) @ maps @ _band(maps.shape[2], kernel, sigma)
+    blurred = _band(maps.shape[1], kernel) @ maps @ _band(maps.shape[2], kernel)
     peak = blurred.max(axis=(1, 2), keepdims=True)
     gain = np.divide(
         maps.max(axis=(1, 2), keepdims=True), peak, out=np.ones_like(peak), where=peak > 0
@@ -175,9 +200,12 @@ def blur(maps: F32, kernel: int) -> F32:
     return np.asarray(blurred * gain, np.float32)
 
 
-def _band(size: int, kernel: int, sigma: float) -> F32:
+def _band(size: int, kernel: int) -> F32:
     """The (size, size) matrix that blurs along an axis; it is symmetric."""
+    sigma = 0.3 * ((kernel - 1) * 0.5 - 1) + 0.8
     bell = np.exp(-np.square(np.arange(kernel) - kernel // 2) / (2 * sigma**2))
+    if kernel in _SMALL_BELLS:
+        bell = np.array(_SMALL_BELLS[kernel], np.float64)
     distance = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
     reach = kernel // 2
     weights = bell[reach + np.minimum(distance, reach)] / bell.sum()
