@@ -11,7 +11,7 @@ import numpy as np
 from edge.errors import ModelFileError
 from edge.session import Array
 
-__all__ = ["Graph", "image_input_shape", "load_onnx"]
+__all__ = ["Graph", "image_input_shape", "load_onnx", "output_shapes"]
 
 _STANDARD_DOMAINS = ("", "ai.onnx")
 
@@ -68,6 +68,21 @@ def image_input_shape(model: Any, path: Path) -> tuple[str, tuple[int | None, ..
     if tensor.elem_type != onnx.TensorProto.FLOAT or len(shape) != 4 or shape[1] not in (3, None):
         raise ModelFileError(f"{path}: the input is not an image: {shown[0]}; {fix}")
     return inputs[0].name, (shape[0], 3, *shape[2:])
+
+
+def output_shapes(model: Any) -> list[tuple[str, tuple[int | None, ...]]]:
+    """Name and shape of each output, None for what neither the file nor inference says."""
+    import onnx
+
+    # A file may leave its output shapes open; inference fills in what follows from the graph.
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model)
+    except Exception:  # inference is a help here, not a requirement
+        inferred = model
+    return [
+        (value.name, tuple(_size(dim) or None for dim in value.type.tensor_type.shape.dim))
+        for value in inferred.graph.output
+    ]
 
 
 def _size(dimension: Any) -> int | None:

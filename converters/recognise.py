@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from converters.onnx_file import Graph, image_input_shape
+from converters.onnx_file import Graph, image_input_shape, output_shapes
 from edge.errors import ModelFileError, SpecError
 from edge.spec import KEYPOINT_SETS, ModelSpec, TensorSpec
 
@@ -173,30 +173,10 @@ def _heads_of(model: Any, spec: ModelSpec) -> DetectorHeads | None:
     return heads
 
 
-def _output_shapes(model: Any) -> list[tuple[str, list[int | None]]]:
-    import onnx
-
-    # A file may leave its output shapes open; inference fills in what follows from the graph.
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model)
-    except Exception:  # inference is a help here, not a requirement
-        inferred = model
-    return [
-        (
-            value.name,
-            [
-                dim.dim_value if dim.HasField("dim_value") else None
-                for dim in value.type.tensor_type.shape.dim
-            ],
-        )
-        for value in inferred.graph.output
-    ]
-
-
 def _outputs_text(model: Any) -> str:
     return ", ".join(
         f"{name} ({', '.join('?' if size is None else str(size) for size in shape)})"
-        for name, shape in _output_shapes(model)
+        for name, shape in output_shapes(model)
     )
 
 
@@ -204,7 +184,7 @@ def _recognise_simcc(
     model: Any, name: str, input_name: str, shape: tuple[int | None, ...]
 ) -> ModelSpec | None:
     height, width = shape[2:]
-    outputs = _output_shapes(model)
+    outputs = output_shapes(model)
     if len(outputs) != 2 or height is None or width is None:
         return None
     if any(len(dims) != 3 or dims[1] is None or dims[2] is None for _, dims in outputs):
@@ -334,7 +314,7 @@ def _source_detector(
         "mean": BGR_MEAN,
         "std": BGR_STD,
     }
-    outputs = _output_shapes(model)
+    outputs = output_shapes(model)
     suppression = next(n for n in model.graph.node if n.op_type == "NonMaxSuppression")
     graph = Graph(model)
     dets = [n for n, dims in outputs if len(dims) == 3]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from converters.onnx_file import image_input_shape, load_onnx
+from converters.onnx_file import image_input_shape, load_onnx, output_shapes
 from converters.sdk_json import Json, by, same_size
 from converters.sdk_pipeline import (
     Deployed,
@@ -137,29 +137,20 @@ def _read_network(path: Path, net: Json, precision: Json) -> _Network:
 def _output_tensors(model: Any, path: Path) -> dict[str, TensorSpec]:
     import onnx
 
-    # A file may leave its output shapes open; inference fills in what follows from the graph.
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model)
-    except Exception:  # inference is a help here, not a requirement
-        inferred = model
     dtypes: dict[int, Literal["float32", "int64"]] = {
         onnx.TensorProto.FLOAT: "float32",
         onnx.TensorProto.INT64: "int64",
     }
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.output}
     tensors = {}
-    for value in inferred.graph.output:
-        tensor = value.type.tensor_type
-        if tensor.elem_type not in dtypes:
-            kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    for name, shape in output_shapes(model):
+        if types[name] not in dtypes:
+            kind = onnx.TensorProto.DataType.Name(types[name]).lower()
             raise ModelFileError(
-                f"{path}: output {value.name} is {kind}, only float32 and int64 are read; export "
+                f"{path}: output {name} is {kind}, only float32 and int64 are read; export "
                 "the model in FP32"
             )
-        shape = tuple(
-            dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None
-            for dim in tensor.shape.dim
-        )
-        tensors[value.name] = TensorSpec(value.name, shape, dtypes[tensor.elem_type])
+        tensors[name] = TensorSpec(name, shape, dtypes[types[name]])
     return tensors
 
 

@@ -34,7 +34,7 @@ from converters.architectures.rtmo import OUTPUT_NAMES as RTMO_OUTPUT_NAMES
 from converters.architectures.rtmo import RTMO, RTMO_SIZES, dcc_constants, switch_to_deploy
 from converters.architectures.rtmo import STRIDES as RTMO_STRIDES
 from converters.architectures.rtmpose import RTMPose
-from converters.recognise import BGR_MEAN, BGR_STD, RGB_MEAN, RGB_STD
+from converters.recognise import BGR_MEAN, BGR_STD, RGB_MEAN, RGB_STD, SPEC_KEY
 from edge.artifact import sha256_of
 from edge.errors import ModelFileError, SpecError
 from edge.keypoints import find_keypoint_set
@@ -50,8 +50,6 @@ __all__ = [
     "export_checkpoint",
 ]
 
-SPEC_KEY = "edgepose.spec"
-"""Key of the ONNX file's metadata_props that holds `ModelSpec.to_json()` as JSON."""
 SOURCE_KEY = "edgepose.source"
 """Key of the JSON that says which weights the file was made of."""
 
