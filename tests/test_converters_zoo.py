@@ -479,7 +479,11 @@ def test_without_torch_a_checkpoint_is_not_even_fetched(
 
 def test_arguments_that_lead_nowhere(cache: Path, tmp_path: Path) -> None:
     cases: list[tuple[str, type[EdgeError], str]] = [
-        ("rtmpose-xxl", SpecError, r"neither a zoo model \(rtmpose-t-demo, rtmpose-"),
+        (
+            "rtmpose-xxl",
+            SpecError,
+            r"neither a zoo model \(rtmpose-t-demo, rtmdet-nano-demo, rtmpose-",
+        ),
         ("cspnext-m-udp", SpecError, "a backbone: .*edge zoo fetch cspnext-m-udp"),
         (str(tmp_path), ModelFileError, "a folder without deploy.json"),
         (str(tmp_path / "absent.zip"), ModelFileError, "absent.zip: no such file"),

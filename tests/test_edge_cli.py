@@ -346,7 +346,8 @@ def test_wrong_usage_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_size_that_the_file_cannot_take_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = fails(capsys, "convert", "--size", "320x320", "--out", tmp_path / "build")
+    command = ["convert", "--model", "rtmpose-t-demo", "--size", "320x320"]
+    line = fails(capsys, *command, "--out", tmp_path / "build")
     assert "fixed at 256x192" in line
 
 
