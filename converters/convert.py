@@ -139,7 +139,12 @@ class _Conversion:
             self.private = private
             steps = [
                 Step("prepare", self._prepare, ensures=self._is_prepared),
-                Step(str(self.variant), self._convert, ensures=self._files_exist),
+                Step(
+                    str(self.variant),
+                    self._convert,
+                    requires=self._is_convertible,
+                    ensures=self._files_exist,
+                ),
                 Step("parity", self._compare),
             ]
             run_steps(self.source.name, steps, on_row)
@@ -169,6 +174,15 @@ class _Conversion:
         shape = self.prepared.spec.input.shape
         if not self.route.batches and None in shape:
             return f"the input shape {shape} is not fixed"
+        return None
+
+    def _is_convertible(self) -> str | None:
+        if self.prepared.spec.codec == "detections" and self.variant.format != "onnx":
+            return (
+                "the file does its own non-maximum suppression, which only ONNX engines run, and "
+                "has no raw heads that the kit knows; choose onnx-fp32 or onnx-fp16 with "
+                "--formats, or convert the checkpoint (.pth) instead"
+            )
         return None
 
     def _convert(self) -> tuple[int | None, str]:

@@ -79,7 +79,7 @@ def find_source(
             )
         if entry.file is None and entry.archive is None:
             _need_torch(text)
-        path = zoo_fetch(text, entries=entries, say=say)
+        path = zoo_fetch(text, what=_better_file(entry), entries=entries, say=say)
     else:
         entry = None
         if not path.exists() and path.suffix not in _SUFFIXES and len(path.parts) == 1:
@@ -94,6 +94,16 @@ def find_source(
         path, found = _read_sdk(path, chosen)
         return Source(chosen, path, spec or found, input_hw)
     return Source(chosen, path, spec, input_hw)
+
+
+def _better_file(entry: ZooEntry) -> Literal["checkpoint"] | None:
+    """RTMO's checkpoint before its archive, where PyTorch can export it.
+
+    The archive keeps the suppression and the classifier in the file, which ncnn does not run.
+    """
+    if entry.architecture == "rtmo" and entry.checkpoint and _has_torch():
+        return "checkpoint"
+    return None
 
 
 def find_entry(name: str, entries: Entries | None = None) -> ZooEntry:
@@ -203,8 +213,12 @@ def _exporter_sha256() -> str:
     return digest.hexdigest()
 
 
+def _has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None
+
+
 def _need_torch(what: str) -> None:
-    if importlib.util.find_spec("torch") is None:
+    if not _has_torch():
         raise EngineMissingError(
             f"{what} is a PyTorch checkpoint, and PyTorch is not installed: run `make setup-torch`"
         )

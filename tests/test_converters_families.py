@@ -22,7 +22,7 @@ from converters.recognise import SPEC_KEY, recognise  # noqa: E402
 from converters.source import Source  # noqa: E402
 from edge.artifact import load_artifact  # noqa: E402
 from edge.engines.onnxruntime import OnnxRuntimeSession  # noqa: E402
-from edge.errors import ArtifactError, ModelFileError, SpecError  # noqa: E402
+from edge.errors import ArtifactError, ModelFileError, SpecError, StepError  # noqa: E402
 from edge.session import EngineSettings, open_session  # noqa: E402
 from edge.spec import ModelSpec, TensorSpec, Variant  # noqa: E402
 from tests.conftest import tiny_simcc_model  # noqa: E402
@@ -374,3 +374,56 @@ def test_rtmo_without_its_constants_is_refused(rtmo_file: Path, tmp_path: Path) 
     onnx.save(model, path)
     with pytest.raises(SpecError, match=r"dcc\.periods"):
         prepare(path, "changed")
+
+
+# --- suppression in the file ----------------------------------------------------------------------
+
+
+def test_a_one_stage_file_with_its_suppression_stays_onnx(tmp_path: Path) -> None:
+    """mmdeploy's form of RTMO and YOLOX-Pose: dets and keypoints, four people in fixed places."""
+    count, keypoints = 4, 17
+    rng = np.random.default_rng(2)
+    corners = np.array([[4.0 + 20 * i, 5.0, 18.0 + 20 * i, 50.0] for i in range(count)])
+    dets = np.concatenate([corners, [[0.9], [0.8], [0.7], [0.02]]], axis=1)[None]
+    people = rng.uniform(5, 50, (1, count, keypoints, 3))
+    people[..., 2] = 0.8
+    constants = [
+        numpy_helper.from_array(value.astype(np.float32), name)
+        for name, value in (("dets.c", dets), ("people.c", people), ("nothing", np.zeros(1)))
+    ]
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["input"], ["mean"], keepdims=0),
+            helper.make_node("Mul", ["mean", "nothing"], ["zero"]),
+            helper.make_node("Add", ["dets.c", "zero"], ["dets"]),
+            helper.make_node("Add", ["people.c", "zero"], ["keypoints"]),
+        ],
+        "one_stage",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 64, 96])],
+        [
+            helper.make_tensor_value_info("dets", TensorProto.FLOAT, [1, "kept", 5]),
+            helper.make_tensor_value_info("keypoints", TensorProto.FLOAT, [1, "kept", 17, 3]),
+        ],
+        constants,
+    )
+    path = tmp_path / "rtmo.onnx"
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+    spec = ModelSpec(
+        name="rtmo",
+        task="one-stage",
+        codec="detections",
+        input=TensorSpec("input", (1, 3, 64, 96)),
+        outputs=(TensorSpec("dets", (1, None, 5)), TensorSpec("keypoints", (1, None, 17, 3))),
+        color_order="bgr",
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+        keypoint_set="coco17",
+        score_threshold=0.1,
+        nms_iou=0.65,
+    )
+    _, (verdict,) = converted(Source("rtmo", path, spec), ["onnx-fp32"], tmp_path)
+    assert verdict.startswith("pass: 9 boxes")
+    assert "153 keypoints" in verdict
+    with pytest.raises(StepError, match=r"its own non-maximum suppression.*--formats"):
+        converted(Source("rtmo", path, spec), ["ncnn-fp16"], tmp_path)

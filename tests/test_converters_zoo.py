@@ -599,3 +599,29 @@ def test_naming_a_model_loads_no_tool() -> None:
     heavy = {"onnx", "onnxruntime", "torch", "cv2", "onnxslim", "ssl", "http.client"}
     assert not heavy & loaded
     assert "converters.convert" not in loaded
+
+
+@pytest.mark.parametrize(
+    ("name", "torch", "want"),
+    [
+        ("rtmo-s-body7", True, "pth"),
+        ("rtmo-s-body7", False, "zip"),
+        ("rtmpose-s-body7", True, "zip"),
+    ],
+)
+def test_rtmo_comes_from_its_checkpoint_where_that_can_be_exported(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, name: str, torch: bool, want: str
+) -> None:
+    """Its archive holds the suppression, which not every engine runs."""
+    del cache
+    monkeypatch.setattr(zoo, "_has_torch", lambda: torch)
+    asked: list[str] = []
+
+    def refuse(model: str, url: str, *_: Any) -> Path:
+        asked.append(url)
+        raise ModelFileError(model)
+
+    monkeypatch.setattr(zoo, "_fetch", refuse)
+    with pytest.raises(ModelFileError, match=name):
+        find_source(name)
+    assert [url.rsplit(".", 1)[1] for url in asked] == [want]
