@@ -19,9 +19,12 @@ class OnnxRuntimeSession:
     """An ONNX file on ONNX Runtime's CPU provider.
 
     The CPU provider computes in the types that the file holds and never lowers them, so the
-    inference precision is the file's. ``output_names`` asks for other tensors than the spec's
-    outputs. Constants that are not given as ``constants`` are outputs of the file, as in an
-    untouched source whose initializers are declared as graph outputs.
+    inference precision is the file's. (Where it has no half-precision kernel it raises the values
+    of an fp16 file to fp32 and back: results are rounded to fp16 either way.)
+
+    ``output_names`` asks for other tensors than the spec's outputs. Constants that are not given
+    as ``constants`` are outputs of the file, as in an untouched source whose initializers are
+    declared as graph outputs.
     """
 
     def __init__(
