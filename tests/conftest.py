@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,8 @@ def tiny_onnx(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.onnx"
     onnx.save(tiny_simcc_model(scale_norm=True), str(path))
     return path
+
+
+def heed_interrupts() -> None:
+    """For `preexec_fn`: what starts in the background of a script inherits a deaf ear for SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

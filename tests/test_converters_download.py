@@ -24,7 +24,7 @@ import pytest
 from converters.cache import cache_folder
 from converters.download import DownloadError, fetch
 from converters.progress import ProgressLine
-from tests.conftest import ROOT
+from tests.conftest import ROOT, heed_interrupts
 
 DATA = np.random.default_rng(1).bytes(300_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -372,6 +372,7 @@ def start(server: Server, folder: Path, before: str = "") -> subprocess.Popen[st
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=heed_interrupts,
     )
 
 

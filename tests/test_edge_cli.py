@@ -17,7 +17,7 @@ import pytest
 
 from edge.artifact import MANIFEST, load_artifact
 from edge.cli import main
-from tests.conftest import ROOT, tiny_simcc_model
+from tests.conftest import ROOT, heed_interrupts, tiny_simcc_model
 
 cv2 = pytest.importorskip("cv2")
 onnx = pytest.importorskip("onnx")
@@ -405,6 +405,7 @@ def test_an_interruption_leaves_nothing(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     ) as process:
         assert process.stdout is not None
         assert any("working" in line for line in process.stdout)
