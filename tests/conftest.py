@@ -104,5 +104,5 @@ def tiny_onnx(tmp_path: Path) -> Path:
 
 
 def heed_interrupts() -> None:
-    """For `preexec_fn`: what starts in the background of a script inherits a deaf ear for SIGINT."""
+    """For `preexec_fn`: what a script starts in the background is deaf to SIGINT by inheritance."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
