@@ -16,13 +16,14 @@ from converters.chain import Row, Step, run_steps, staged_folder
 from converters.ncnn import convert_ncnn
 from converters.onnx import convert_onnx
 from converters.onnx_file import load_onnx
+from converters.openvino import convert_openvino
 from converters.parity import NamedFeeds, ParityReport, check_parity
 from converters.prepare import Prepared, prepare
 from converters.source import Source
 from converters.tools import version_of
 from edge.artifact import MANIFEST, Artifact, load_artifact, read_manifest, sha256_of
 from edge.errors import ArtifactError, ModelFileError, ParityError, SpecError
-from edge.session import EngineSettings, open_session
+from edge.session import EngineSettings, InferencePrecision, open_session
 from edge.spec import ModelSpec, Precision, Variant
 
 __all__ = ["CONVERTERS", "ParityImages", "Source", "convert_model", "verify_artifact"]
@@ -43,6 +44,8 @@ CONVERTERS: dict[str, Route] = {
     "onnx-fp32": Route(convert_onnx, True, ()),
     "onnx-fp16": Route(convert_onnx, True, ()),
     "ncnn-fp16": Route(convert_ncnn, False, ("pnnx", "ncnn")),
+    "openvino-fp32": Route(convert_openvino, True, ("openvino",)),
+    "openvino-fp16": Route(convert_openvino, True, ("openvino",)),
 }
 
 _COMMON_TOOLS = ("edgepose", "numpy", "onnx", "onnxslim", "onnxruntime")
@@ -236,10 +239,13 @@ def verify_artifact(
     *,
     source_path: Path | None = None,
     allow_failed: bool = False,
+    inference_precision: InferencePrecision | None = None,
 ) -> ParityReport:
     """Repeat an artifact's parity check against its source file.
 
-    Raises ArtifactError when the source is not where it was, or has changed.
+    ``inference_precision`` lets the engine compute otherwise than the variant does by itself; the
+    limits stay those of the variant. Raises ArtifactError when the source is not where it was, or
+    has changed.
     """
     artifact = load_artifact(folder, allow_failed=allow_failed)
     path = source_path or Path(str(artifact.source.get("path", "")))
@@ -254,16 +260,22 @@ def verify_artifact(
         )
     spec = ModelSpec.from_json(artifact.source["spec"], where=f"{folder}: source")
     prepared = prepare(path, artifact.spec.name, spec=spec, batch=artifact.spec.input.shape[0])
-    return _judge(artifact, prepared, path, images)
+    return _judge(artifact, prepared, path, images, inference_precision)
 
 
 def _judge(
-    artifact: Artifact, prepared: Prepared, source_path: Path, images: ParityImages
+    artifact: Artifact,
+    prepared: Prepared,
+    source_path: Path,
+    images: ParityImages,
+    inference_precision: InferencePrecision | None = None,
 ) -> ParityReport:
     feeds = images.feeds(prepared.spec)
-    # What it ships for: a device with FP16 arithmetic is judged on FP16 arithmetic.
-    precision: Precision = "fp16" if artifact.variant.precision == "fp16" else "fp32"
-    with open_session(artifact, EngineSettings(inference_precision=precision)) as session:
+    # What it ships for: a machine with FP16 arithmetic is judged on FP16 arithmetic. The engine
+    # takes fp32 where there is none, and the report says which it was.
+    own: InferencePrecision = "fp16" if artifact.variant.precision == "fp16" else "fp32"
+    settings = EngineSettings(inference_precision=inference_precision or own)
+    with open_session(artifact, settings) as session:
         return check_parity(
             prepared,
             load_onnx(source_path),

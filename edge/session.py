@@ -7,32 +7,35 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from edge.artifact import Artifact
 from edge.errors import EngineMissingError, FeedError, SpecError
-from edge.spec import Format, ModelSpec, Precision
+from edge.spec import Format, ModelSpec
 
 __all__ = [
     "ENGINES",
     "Array",
     "EngineSettings",
     "Feeds",
+    "InferencePrecision",
     "Session",
     "check_feeds",
     "default_threads",
     "import_engine",
     "open_session",
+    "refuse_bf16",
 ]
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
+InferencePrecision = Literal["fp32", "fp16", "bf16"]
 
 # Format -> module of edge.engines; each has `open_engine(artifact, settings) -> Session`.
-ENGINES: dict[Format, str] = {"onnx": "onnxruntime", "ncnn": "ncnn"}
+ENGINES: dict[Format, str] = {"onnx": "onnxruntime", "ncnn": "ncnn", "openvino": "openvino"}
 
 
 def default_threads() -> int:
@@ -49,18 +52,19 @@ class EngineSettings:
     """How an engine runs: CPU threads, and the precision its arithmetic may use.
 
     ``inference_precision`` is a permission, not a promise: what really holds is in
-    ``Session.inference_precision`` (ncnn on x86 computes in fp32 whatever it may do).
+    ``Session.inference_precision`` (ncnn on x86 computes in fp32 whatever it may do). Nothing
+    lowers it unasked: bf16 holds only where it was named, and of the engines OpenVINO knows it.
     """
 
     threads: int = 0
-    inference_precision: Precision = "fp32"
+    inference_precision: InferencePrecision = "fp32"
 
     def __post_init__(self) -> None:
         if self.threads < 0:
             raise SpecError(f"threads must be 1 or more (0: the default), got {self.threads}")
-        if self.inference_precision not in ("fp32", "fp16"):
+        if self.inference_precision not in get_args(InferencePrecision):
             raise SpecError(
-                f"inference precision is fp32 or fp16, got {self.inference_precision!r}"
+                f"inference precision is fp32, fp16 or bf16, got {self.inference_precision!r}"
             )
 
     @property
@@ -120,6 +124,14 @@ def check_feeds(spec: ModelSpec, feeds: Feeds) -> Array:
         shape = tuple("any" if size is None else size for size in want.shape)
         raise FeedError(f"input {want.name!r} must have shape {shape}, got {array.shape}")
     return np.ascontiguousarray(array)
+
+
+def refuse_bf16(settings: EngineSettings, engine: str) -> None:
+    """Raise SpecError where bf16 is asked of an engine that does not know it."""
+    if settings.inference_precision == "bf16":
+        raise SpecError(
+            f"{engine} does not compute in bf16; ask for fp32 or fp16, or take an openvino variant"
+        )
 
 
 def import_engine(module: str, extra: str) -> Any:

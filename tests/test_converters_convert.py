@@ -30,6 +30,7 @@ if find_spec("pnnx") is None:  # importing it would need PyTorch
     pytest.skip("pnnx is not installed", allow_module_level=True)
 
 ONNX, NCNN = Variant("onnx", "fp32"), Variant("ncnn", "fp16")
+OPENVINO = Variant("openvino", "fp16")
 
 
 def noise(spec: ModelSpec) -> list[NamedFeeds]:
@@ -59,7 +60,7 @@ def files_under(folder: Path) -> list[str]:
 
 def test_artifacts_hold_what_they_promise(tiny_onnx: Path, tmp_path: Path) -> None:
     out = tmp_path / "build"
-    (first, second), rows = convert(tiny_onnx, out, ONNX, NCNN)
+    (first, second, third), rows = convert(tiny_onnx, out, ONNX, NCNN, OPENVINO)
     assert files_under(out) == [
         "tiny-ncnn-fp16",
         "tiny-ncnn-fp16/artifact.json",
@@ -68,10 +69,15 @@ def test_artifacts_hold_what_they_promise(tiny_onnx: Path, tmp_path: Path) -> No
         "tiny-onnx-fp32",
         "tiny-onnx-fp32/artifact.json",
         "tiny-onnx-fp32/tiny.onnx",
+        "tiny-openvino-fp16",
+        "tiny-openvino-fp16/artifact.json",
+        "tiny-openvino-fp16/tiny.bin",
+        "tiny-openvino-fp16/tiny.xml",
     ]
     assert [row.step for row in rows] == [
         *("prepare", "onnx-fp32", "parity"),
         *("prepare", "ncnn-fp16", "parity"),
+        *("prepare", "openvino-fp16", "parity"),
     ]
     assert rows[-1].verdict.startswith("pass: 51 keypoints")
     artifact = load_artifact(second)
@@ -85,14 +91,22 @@ def test_artifacts_hold_what_they_promise(tiny_onnx: Path, tmp_path: Path) -> No
     assert param.splitlines()[2].split() == ["Input", "in0", "0", "1", "input"]
     assert " simcc_x " in param
     assert load_artifact(first).spec.input.shape[0] is None
+    half = load_artifact(third)
+    assert half.spec.input.shape[0] is None
+    assert half.tools["openvino"] == version_of("openvino")
+    assert half.parity["engine"].startswith("openvino ")
+    # Never what OpenVINO takes by itself.
+    assert half.parity["inference_precision"] in ("fp32", "fp16")
 
 
-def test_engines_agree_with_each_other(tiny_onnx: Path, tmp_path: Path) -> None:
-    (first, second), _ = convert(tiny_onnx, tmp_path / "build", ONNX, NCNN)
+@pytest.mark.parametrize("text", ["ncnn-fp16", "openvino-fp16", "openvino-fp32"])
+def test_engines_agree_with_each_other(tiny_onnx: Path, tmp_path: Path, text: str) -> None:
+    variant = Variant.parse(text)
+    (first, second), _ = convert(tiny_onnx, tmp_path / "build", ONNX, variant)
     image = noise(load_artifact(first).spec)[0].feeds
     with open_session(load_artifact(first)) as a, open_session(load_artifact(second)) as b:
         want, got = a.run(image), b.run(image)
-        assert b.engine.startswith("ncnn ")
+        assert b.engine.startswith(f"{variant.format} ")
     assert list(want) == list(got)
     for name, value in want.items():
         np.testing.assert_allclose(got[name], value, rtol=0.02, atol=0.02)

@@ -44,6 +44,7 @@ def noise_images(spec: ModelSpec) -> Sequence[NamedFeeds]:
 
 
 NOISE = ParityImages("noise", noise_images)
+VARIANTS = ["onnx-fp32", "ncnn-fp16", "openvino-fp32", "openvino-fp16"]
 
 
 def converted(
@@ -196,7 +197,7 @@ def test_yolox_with_its_suppression_is_cut_and_converts(tmp_path: Path, classes:
     found = recognise(onnx.load(path), path, "yolox").source_spec
     assert (found.codec, found.mean, found.std) == ("detections", (0, 0, 0), (1, 1, 1))
     assert (found.nms_iou, found.score_threshold) == (0.65, 0.5)
-    folders, verdicts = converted(Source("yolox", path), ["onnx-fp32", "ncnn-fp16"], tmp_path)
+    folders, verdicts = converted(Source("yolox", path), VARIANTS, tmp_path)
     assert all(verdict.startswith("pass: ") for verdict in verdicts)
     assert int(verdicts[0].split()[1]) > 10
     spec = load_artifact(folders[1]).spec
@@ -213,7 +214,7 @@ def test_yolox_of_one_output_is_cut_too(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="not recognised"):
         prepare(path, "yolox")
     source = Source("yolox", path, fused_spec(CLASSES))
-    folders, verdicts = converted(source, ["onnx-fp32", "ncnn-fp16"], tmp_path)
+    folders, verdicts = converted(source, VARIANTS, tmp_path)
     assert all(verdict.startswith("pass: ") for verdict in verdicts)
     assert len(load_artifact(folders[0]).spec.outputs) == 6
 
@@ -263,8 +264,8 @@ def test_a_heatmap_model_converts_as_described(tmp_path: Path) -> None:
         keypoint_set="unnamed-5",
         heatmap_refinement="dark",
     )
-    folders, verdicts = converted(Source("hrnet", path, spec), ["onnx-fp32", "ncnn-fp16"], tmp_path)
-    assert [verdict[:18] for verdict in verdicts] == ["pass: 15 keypoints"] * 2
+    folders, verdicts = converted(Source("hrnet", path, spec), VARIANTS, tmp_path)
+    assert [verdict[:18] for verdict in verdicts] == ["pass: 15 keypoints"] * len(VARIANTS)
     assert load_artifact(folders[1]).spec.heatmap_refinement == "dark"
 
 
@@ -293,8 +294,9 @@ def test_a_fixed_batch_for_throughput(tmp_path: Path) -> None:
     path = tmp_path / "tiny.onnx"
     onnx.save(tiny_simcc_model(scale_norm=True), path)
     source = Source("tiny", path)
-    folders, verdicts = converted(source, ["onnx-fp32", "onnx-fp16"], tmp_path, batch=4)
-    assert [folder.name for folder in folders] == ["tiny-onnx-fp32-batch4", "tiny-onnx-fp16-batch4"]
+    variants = ["onnx-fp32", "onnx-fp16", "openvino-fp32"]
+    folders, verdicts = converted(source, variants, tmp_path, batch=4)
+    assert [folder.name for folder in folders] == [f"tiny-{text}-batch4" for text in variants]
     assert all(verdict.startswith("pass: ") for verdict in verdicts)
     half = onnx.load(folders[1] / "tiny.onnx")
     assert {tensor.data_type for tensor in half.graph.initializer if len(tensor.dims) > 1} == {
@@ -304,12 +306,14 @@ def test_a_fixed_batch_for_throughput(tmp_path: Path) -> None:
     assert spec.input.shape == (4, 3, 64, 48)
     rng = np.random.default_rng(5)
     images = rng.standard_normal((4, 3, 64, 48), np.float32)
-    with OnnxRuntimeSession(path, replace(spec), EngineSettings()) as reference:
+    with OnnxRuntimeSession(path, spec, EngineSettings()) as reference:
         want = reference.run({"input": images})
-    with open_session(load_artifact(folders[0])) as session:
-        got = session.run({"input": images})
-    for name, value in want.items():
-        np.testing.assert_allclose(got[name], value, atol=1e-4)
+    for folder in (folders[0], folders[2]):
+        with open_session(load_artifact(folder)) as session:
+            assert session.max_batch == 4
+            got = session.run({"input": images})
+        for name, value in want.items():
+            np.testing.assert_allclose(got[name], value, atol=1e-4)
     assert verify_artifact(folders[0], NOISE).passed
     with pytest.raises(SpecError, match=r"ncnn-fp16 takes one image at a time.*--formats"):
         converted(source, ["ncnn-fp16"], tmp_path, batch=4)
@@ -349,12 +353,13 @@ def rtmo_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_rtmo_converts_for_every_engine(rtmo_file: Path, tmp_path: Path) -> None:
-    folders, verdicts = converted(Source("rtmo", rtmo_file), ["onnx-fp32", "ncnn-fp16"], tmp_path)
+    folders, verdicts = converted(Source("rtmo", rtmo_file), VARIANTS, tmp_path)
     for verdict in verdicts:
         assert verdict.startswith("pass: ")
         assert " boxes" in verdict
         assert " keypoints" in verdict
-    assert sorted(load_artifact(folders[1]).files) == ["constants", "model", "weights"]
+    for folder in folders[1:]:
+        assert sorted(load_artifact(folder).files) == ["constants", "model", "weights"]
     assert verify_artifact(folders[1], NOISE).passed
 
 

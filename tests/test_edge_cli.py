@@ -176,6 +176,34 @@ def test_latency_of_an_artifact(built: Path, capsys: pytest.CaptureFixture[str])
     assert row["inference_precision"] == "fp32" or os.uname().machine == "aarch64"
 
 
+def test_bf16_is_for_openvino(
+    built: Path, tiny_onnx: Path, people: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = built.parents[1]
+    command = ["convert", "--model", str(tiny_onnx), "--formats", "openvino-fp16"]
+    assert main([*command, "--images", str(people), "--out", str(out)]) == 0
+    artifact = built.with_name("tiny-openvino-fp16")
+    short = ["--seconds", "0.05", "--threads", "1", "--json"]
+
+    def precision(*more: str) -> str:
+        capsys.readouterr()
+        assert main(["latency", str(artifact), *short, *more]) == 0
+        return str(json.loads(capsys.readouterr().out)["inference_precision"])
+
+    assert precision() in ("fp32", "fp16")
+    from edge.engines.openvino import import_openvino
+
+    known = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    want = "bf16" if "BF16" in known else "fp32"
+    assert precision("--inference-precision", "bf16") == want
+    bf16 = ["--inference-precision", "bf16"]
+    main(["verify", str(artifact), "--images", str(people), *bf16])
+    assert f" computing in {want} on " in capsys.readouterr().out
+    for model in (built, tiny_onnx):
+        line = fails(capsys, "latency", model, *short, *bf16)
+        assert "does not compute in bf16" in line
+
+
 def test_synthetic_writes_a_coco_data_set(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,14 +44,18 @@ def test_a_wrong_feed_never_reaches_the_engine(feeds: Any, words: str) -> None:
 def test_settings_refuse_nonsense() -> None:
     with pytest.raises(SpecError, match="threads"):
         EngineSettings(threads=-1)
-    with pytest.raises(SpecError, match="fp32 or fp16"):
-        EngineSettings(inference_precision="int8")
+    with pytest.raises(SpecError, match="fp32, fp16 or bf16"):
+        EngineSettings(inference_precision="int8")  # type: ignore[arg-type]
     assert EngineSettings().thread_count >= 1
 
 
 @pytest.mark.parametrize(
     ("variant", "module", "extra"),
-    [("onnx-fp32", "onnxruntime", "onnxruntime"), ("ncnn-fp16", "ncnn", "ncnn")],
+    [
+        ("onnx-fp32", "onnxruntime", "onnxruntime"),
+        ("ncnn-fp16", "ncnn", "ncnn"),
+        ("openvino-fp16", "openvino", "openvino"),
+    ],
 )
 def test_a_missing_engine_names_its_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str, module: str, extra: str
@@ -68,7 +72,7 @@ def test_a_format_without_engine_says_which_have_one(tmp_path: Path) -> None:
         open_session(artifact)
 
 
-@pytest.mark.parametrize("variant", ["onnx-fp32", "ncnn-fp16"])
+@pytest.mark.parametrize("variant", ["onnx-fp32", "ncnn-fp16", "openvino-fp16"])
 def test_an_engine_that_cannot_load_says_so(tmp_path: Path, variant: str) -> None:
     pytest.importorskip(variant.split("-")[0].replace("onnx", "onnxruntime"))
     artifact = make_artifact(tmp_path, variant=Variant.parse(variant))

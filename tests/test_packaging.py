@@ -79,12 +79,13 @@ def test_the_wheel_holds_the_runtime_alone(wheel: Path) -> None:
     needed = [r for r in headers.get_all("Requires-Dist", []) if "extra ==" not in r]
     assert [r.split(">")[0].strip() for r in needed] == ["numpy"]
     extras = set(headers.get_all("Provides-Extra", []))
-    assert {"onnxruntime", "ncnn", "image", "host", "torch"} <= extras
+    assert {"onnxruntime", "ncnn", "openvino", "image", "host", "torch"} <= extras
 
 
 def test_numpy_is_all_that_import_edge_needs(numpy_only: Path, tmp_path: Path) -> None:
     code = (
-        "import sys, edge, edge.cli, edge.engines.ncnn, edge.engines.onnxruntime, edge.picture\n"
+        "import sys, edge, edge.cli, edge.picture\n"
+        "import edge.engines.ncnn, edge.engines.onnxruntime, edge.engines.openvino\n"
         "tops = {name.partition('.')[0] for name in sys.modules}\n"
         "print(sorted(tops - set(sys.stdlib_module_names) - {'__main__', 'sitecustomize'}))"
     )

@@ -130,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("artifact", type=Path)
     verify.add_argument("--source", type=Path, help="the ONNX file it was made of, if it moved")
     verify.add_argument("--images", type=Path, help="folder of pictures to compare answers on")
+    _add_inference_precision(verify)
     verify.add_argument("--allow-failed", action="store_true")
     verify.add_argument("--json", action="store_true")
 
@@ -208,13 +209,17 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
         default=default_threads(),
         help="CPU threads of the engine (default here: %(default)s)",
     )
-    parser.add_argument(
-        "--inference-precision",
-        choices=["fp32", "fp16"],
-        help="arithmetic the engine may use (default: the variant's own)",
-    )
+    _add_inference_precision(parser)
     parser.add_argument(
         "--allow-failed", action="store_true", help="use artifacts that failed their parity check"
+    )
+
+
+def _add_inference_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--inference-precision",
+        choices=["fp32", "fp16", "bf16"],
+        help="arithmetic the engine may use; bf16: openvino only (default: the variant's own)",
     )
 
 

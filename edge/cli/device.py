@@ -18,21 +18,20 @@ from edge.latency import LatencySettings, measure
 from edge.onestage import OneStage
 from edge.pipeline import Pipeline, Pose
 from edge.pose import PoseEstimator
-from edge.session import EngineSettings, Session, open_session
-from edge.spec import Precision
+from edge.session import EngineSettings, InferencePrecision, Session, open_session
 
 
 def _open(text: str, arguments: argparse.Namespace) -> Session:
     """A session of an artifact folder, or (in a checkout) of an untouched ONNX file."""
     path = Path(text)
-    precision: Precision | None = arguments.inference_precision
+    precision: InferencePrecision | None = arguments.inference_precision
     if path.is_dir():
         artifact = load_artifact(path, allow_failed=arguments.allow_failed)
-        own: Precision = "fp16" if artifact.variant.precision == "fp16" else "fp32"
+        own: InferencePrecision = "fp16" if artifact.variant.precision == "fp16" else "fp32"
         return open_session(artifact, EngineSettings(arguments.threads, precision or own))
     from edge.cli.host import open_onnx
 
-    return open_onnx(text, EngineSettings(arguments.threads))
+    return open_onnx(text, EngineSettings(arguments.threads, precision or "fp32"))
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -157,6 +157,7 @@ def verify(arguments: argparse.Namespace) -> int:
         _parity_images(arguments.images),
         source_path=arguments.source,
         allow_failed=arguments.allow_failed,
+        inference_precision=arguments.inference_precision,
     )
     if arguments.json:
         print(json.dumps(report.to_json(), indent=2))

@@ -10,7 +10,7 @@ import numpy as np
 
 from edge.artifact import Artifact, load_constants
 from edge.errors import EngineError
-from edge.session import Array, EngineSettings, Feeds, check_feeds, import_engine
+from edge.session import Array, EngineSettings, Feeds, check_feeds, import_engine, refuse_bf16
 
 __all__ = ["NcnnSession", "open_engine"]
 
@@ -19,6 +19,7 @@ class NcnnSession:
     """A ``.param`` / ``.bin`` pair on ncnn, which takes one image a call."""
 
     def __init__(self, artifact: Artifact, settings: EngineSettings) -> None:
+        refuse_bf16(settings, "ncnn")
         ncnn = import_engine("ncnn", "ncnn")
         self._constants = load_constants(artifact)
         half = settings.inference_precision == "fp16"

@@ -9,7 +9,7 @@ from typing import Any
 
 from edge.artifact import Artifact, load_constants
 from edge.errors import EngineError
-from edge.session import Array, EngineSettings, Feeds, check_feeds, import_engine
+from edge.session import Array, EngineSettings, Feeds, check_feeds, import_engine, refuse_bf16
 from edge.spec import ModelSpec
 
 __all__ = ["OnnxRuntimeSession", "open_engine"]
@@ -36,6 +36,7 @@ class OnnxRuntimeSession:
         output_names: Sequence[str] = (),
         constants: Mapping[str, Array] | None = None,
     ) -> None:
+        refuse_bf16(settings, "ONNX Runtime")
         runtime = import_engine("onnxruntime", "onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = settings.thread_count

@@ -1,0 +1,119 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Any
+
+from edge.artifact import Artifact, load_constants
+from edge.errors import EngineError
+from edge.session import Array, EngineSettings, Feeds, check_feeds, import_engine
+
+__all__ = ["OpenVinoSession", "import_openvino", "last_line", "open_engine"]
+
+# Ours -> OpenVINO's element type, and the word with which a CPU says that it computes in it.
+_TYPES = {"fp32": ("f32", "FP32"), "fp16": ("f16", "FP16"), "bf16": ("bf16", "BF16")}
+
+
+def import_openvino() -> Any:
+    """The package, without its reports over the network.
+
+    On import it sends that it was imported, and writes an identity into the home folder, unless
+    ``openvino_telemetry`` is absent (OpenVINO 2026.4.1, ``openvino/tools/ovc/__init__.py``). None
+    in ``sys.modules`` makes it so for this process; a program that loaded it before keeps it.
+    """
+    modules: dict[str, Any] = sys.modules
+    modules.setdefault("openvino_telemetry", None)
+    return import_engine("openvino", "openvino")
+
+
+class OpenVinoSession:
+    """An ``.xml`` / ``.bin`` pair on OpenVINO's CPU plugin.
+
+    The precision is always stated: left to itself OpenVINO takes bf16 where the CPU has it, and
+    also where fp16 was asked of a CPU without that (2026.4.1). What the CPU lacks becomes fp32;
+    ``inference_precision`` is what the compiled network says of itself.
+    """
+
+    def __init__(self, artifact: Artifact, settings: EngineSettings) -> None:
+        openvino = import_openvino()
+        self._constants = load_constants(artifact)
+        spec = artifact.spec
+        model, weights = artifact.path("model"), artifact.path("weights")
+        # Every other reader would try a text that is no IR, and print what it thinks of it.
+        if b"<net " not in model.read_bytes()[:200]:
+            raise EngineError(f"OpenVINO cannot load {model}: it is no OpenVINO model")
+        core = openvino.Core()
+        hint, capability = _TYPES[settings.inference_precision]
+        if capability not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            hint = "f32"
+        options = {
+            "INFERENCE_NUM_THREADS": settings.thread_count,
+            "INFERENCE_PRECISION_HINT": hint,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        try:
+            compiled = core.compile_model(core.read_model(model, weights), "CPU", options)
+            # By name, so that a file whose names are not the spec's is found out here.
+            self._input: Any = compiled.input(spec.input.name)
+            self._outputs: dict[str, Any] = {t.name: compiled.output(t.name) for t in spec.outputs}
+        except Exception as error:  # its exceptions share no base class but Exception
+            raise EngineError(
+                f"OpenVINO cannot load {model} with {weights.name}: {last_line(error)}"
+            ) from None
+        self._request: Any = compiled.create_infer_request()
+        self.spec = spec
+        self.engine = f"openvino {openvino.__version__.partition('-')[0]}"
+        holds = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        names = {theirs: ours for ours, (theirs, _) in _TYPES.items()}
+        self.inference_precision = names.get(holds, holds)
+        self.max_batch = spec.input.shape[0]
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """Outputs by name, in the order of ``spec.outputs``, and the constants."""
+        array = check_feeds(self.spec, feeds)
+        try:
+            # The outputs are copies: the request writes into the same memory at every call.
+            results = self._request.infer(
+                {self._input: array}, share_inputs=True, share_outputs=False
+            )
+        except Exception as error:  # as above
+            raise EngineError(f"OpenVINO failed on {self.spec.name}: {last_line(error)}") from None
+        outputs: dict[str, Array] = {}
+        for tensor in self.spec.outputs:
+            outputs[tensor.name] = value = results[self._outputs[tensor.name]]
+            if not tensor.accepts(value.shape):
+                raise EngineError(
+                    f"OpenVINO gave {tensor.name!r} of {self.spec.name} as {value.shape}, "
+                    f"the spec says {tensor.shape}"
+                )
+        return outputs | self._constants
+
+    def close(self) -> None:
+        """Free the network."""
+        self._request = self._input = None
+        self._outputs = {}
+
+    def __enter__(self) -> OpenVinoSession:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None:
+        self.close()
+
+
+def open_engine(artifact: Artifact, settings: EngineSettings) -> OpenVinoSession:
+    """Load an ``openvino-*`` artifact."""
+    return OpenVinoSession(artifact, settings)
+
+
+def last_line(error: Exception) -> str:
+    """What OpenVINO says went wrong; the lines before tell places in its sources."""
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
