@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -10,7 +13,13 @@ from edge.artifact import Artifact, load_constants
 from edge.errors import EngineError
 from edge.session import Array, EngineSettings, Feeds, check_feeds, import_engine
 
-__all__ = ["OpenVinoSession", "import_openvino", "last_line", "open_engine"]
+__all__ = [
+    "OpenVinoSession",
+    "import_openvino",
+    "keep_signal_stack",
+    "last_line",
+    "open_engine",
+]
 
 # Ours -> OpenVINO's element type, and the word with which a CPU says that it computes in it.
 _TYPES = {"fp32": ("f32", "FP32"), "fp16": ("f16", "FP16"), "bf16": ("bf16", "BF16")}
@@ -28,6 +37,38 @@ def import_openvino() -> Any:
     return import_engine("openvino", "openvino")
 
 
+class _SignalStack(ctypes.Structure):
+    """``stack_t`` of signal.h."""
+
+    _fields_ = (
+        ("pointer", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("size_bytes", ctypes.c_size_t),
+    )
+
+
+@contextmanager
+def keep_signal_stack() -> Iterator[None]:
+    """Give this thread its alternate signal stack back when the block ends.
+
+    The CPU plugin replaces it when it is loaded and puts the one before back when it is unloaded
+    (OpenVINO 2026.4.1): of two networks, the second then leaves the freed stack of the first, and
+    the next signal that Python handles kills the process.
+    """
+    sigaltstack = (
+        getattr(ctypes.CDLL(None), "sigaltstack", None) if sys.platform != "win32" else None
+    )
+    if sigaltstack is None:
+        yield
+        return
+    stack = _SignalStack()
+    sigaltstack(None, ctypes.byref(stack))
+    try:
+        yield
+    finally:
+        sigaltstack(ctypes.byref(stack), None)
+
+
 class OpenVinoSession:
     """An ``.xml`` / ``.bin`` pair on OpenVINO's CPU plugin.
 
@@ -37,6 +78,10 @@ class OpenVinoSession:
     """
 
     def __init__(self, artifact: Artifact, settings: EngineSettings) -> None:
+        with keep_signal_stack():
+            self._load(artifact, settings)
+
+    def _load(self, artifact: Artifact, settings: EngineSettings) -> None:
         openvino = import_openvino()
         self._constants = load_constants(artifact)
         spec = artifact.spec
