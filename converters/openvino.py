@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
+from converters.job import Job
+from converters.openvino_ir import save_ir
+from converters.parts import node_name
 from edge.engines.openvino import import_openvino, last_line
 from edge.errors import ToolError
-from edge.spec import ModelSpec, Precision
 
-__all__ = ["convert_openvino"]
+__all__ = ["convert_openvino", "read_onnx"]
 
 
-def convert_openvino(
-    onnx_path: Path, spec: ModelSpec, precision: Precision, folder: Path
-) -> dict[str, str]:
-    """Write ``<model>.xml`` and ``<model>.bin`` into a folder; role -> file name.
+def convert_openvino(job: Job) -> dict[str, str]:
+    """Write ``<model>.xml`` and ``<model>.bin``; role -> file name.
 
-    ``fp16`` stores weights as half floats, ``fp32`` as floats; inputs and outputs are float32
-    either way, under the spec's names. An open batch stays open.
+    ``fp16`` stores weights as half floats and its XML small, ``fp32`` as floats with all that
+    there is to see in it; inputs and outputs are float32 either way, under the spec's names. An
+    open batch stays open.
     """
+    model = read_onnx(job.onnx_path, job.spec.name)
+    return save_ir(model, job.folder, job.spec.name, small=job.precision == "fp16")
+
+
+def read_onnx(path: Path, name: str) -> Any:
+    """An ONNX file as an ``openvino.Model``; ToolError where OpenVINO lacks an operator of it."""
     openvino = import_openvino()
     try:
-        model = openvino.convert_model(onnx_path)
-        # Otherwise every network is called after the reader of its file.
-        model.set_friendly_name(spec.name)
-        openvino.save_model(
-            model, folder / f"{spec.name}.xml", compress_to_fp16=precision == "fp16"
-        )
+        return openvino.convert_model(path)
     except Exception as error:  # its exceptions share no base class but Exception
-        raise ToolError(f"OpenVINO cannot convert {spec.name}: {last_line(error)}") from None
-    return {"model": f"{spec.name}.xml", "weights": f"{spec.name}.bin"}
+        reason = last_line(error)
+    missing = re.search(r"No conversion rule found for operations: (?:[\w.]+\.)?(\w+)", reason)
+    if missing:
+        import onnx
+
+        operator = missing[1]
+        nodes = (node for node in onnx.load(path).graph.node if node.op_type == operator)
+        raise ToolError(
+            f"OpenVINO has no operator for {operator} (node {node_name(next(nodes))!r} of {name}); "
+            "formats that have it: onnx"
+        )
+    raise ToolError(f"OpenVINO cannot convert {name}: {reason}")
