@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edge.errors import EdgeError, StepError
 
-__all__ = ["Row", "Step", "run_steps", "staged_folder"]
+__all__ = ["Row", "Step", "private_folder", "run_steps", "staged_folder"]
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,21 @@ class Step:
     ensures: Callable[[], str | None] = lambda: None
 
 
-def run_steps(model: str, steps: Sequence[Step], on_row: Callable[[Row], None]) -> None:
-    """Run steps in order; an error names the step and the ones that ran before it."""
+def run_steps(
+    model: str,
+    steps: Sequence[Step],
+    on_row: Callable[[Row], None],
+    on_begin: Callable[[str, str], None] | None = None,
+) -> None:
+    """Run steps in order; an error names the step and the ones that ran before it.
+
+    ``on_begin`` hears of a step when it starts, ``on_row`` when it is done.
+    """
     done: list[str] = []
     for step in steps:
         where = f"{model}, step {step.name}" + (f" (after {', '.join(done)})" if done else "")
+        if on_begin:
+            on_begin(model, step.name)
         start = time.perf_counter()
         wrong = step.requires()
         if wrong:
@@ -67,15 +77,8 @@ def staged_folder(final: Path) -> Iterator[Path]:
     On any exception, Ctrl-C included, the private folder goes and ``final`` stays as it was. What
     a killed process left behind is removed by the next one.
     """
-    made = [parent for parent in final.parents if not parent.exists()]
-    final.parent.mkdir(parents=True, exist_ok=True)
-    for stale in final.parent.glob(f".{final.name}.*.part"):
-        if not _is_alive(int(stale.name.split(".")[-2])):
-            shutil.rmtree(stale, ignore_errors=True)
-    private = final.parent / f".{final.name}.{os.getpid()}.part"
-    old = final.parent / f".{final.name}.old.{os.getpid()}.part"
-    private.mkdir()
-    try:
+    with private_folder(final.parent, final.name) as private:
+        old = private.with_name(f".{final.name}.old.{os.getpid()}.part")
         yield private
         # A folder cannot be replaced in one call; a moment without one is better than a mixture.
         if final.exists():
@@ -86,12 +89,30 @@ def staged_folder(final: Path) -> Iterator[Path]:
             if old.exists():
                 old.rename(final)
             raise
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def private_folder(parent: Path, name: str) -> Iterator[Path]:
+    """A folder of this process in ``parent``, gone when the block ends, however it ends.
+
+    ``parent`` is made, and removed again where nothing is left in it. What a killed process left
+    behind is removed by the next one.
+    """
+    made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+    parent.mkdir(parents=True, exist_ok=True)
+    for stale in parent.glob(f".{name}.*.part"):
+        if not _is_alive(int(stale.name.split(".")[-2])):
+            shutil.rmtree(stale, ignore_errors=True)
+    private = parent / f".{name}.{os.getpid()}.part"
+    private.mkdir()
+    try:
+        yield private
     finally:
         shutil.rmtree(private, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-        for parent in made:
-            if not any(parent.iterdir()):
-                parent.rmdir()
+        for folder in made:
+            if not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def _is_alive(pid: int) -> bool:

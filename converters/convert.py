@@ -1,241 +1,149 @@
-"""A model file becomes verified artifacts: prepare, convert, compare, and only then a folder."""
+"""A model file becomes verified artifacts, one folder a variant."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import platform
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from converters.chain import Row, Step, run_steps, staged_folder
+from converters.chain import Row, private_folder
+from converters.conversion import Asked, ModelInWork, Route, convert_variant, judge_parity
+from converters.job import FeedSource
 from converters.ncnn import convert_ncnn
 from converters.onnx import convert_onnx
-from converters.onnx_file import load_onnx
+from converters.onnx_int8 import open_onnx_quantiser
 from converters.openvino import convert_openvino
-from converters.parity import NamedFeeds, ParityReport, check_parity
-from converters.prepare import Prepared, prepare
+from converters.openvino_int8 import open_openvino_quantiser
+from converters.parity import ParityReport
+from converters.prepare import prepare
 from converters.source import Source
-from converters.tools import version_of
+from converters.tensorrt import convert_tensorrt, open_kit
+from converters.tensorrt_int8 import open_tensorrt_quantiser
+from converters.tools import check_versions, version_of
 from edge.artifact import MANIFEST, Artifact, load_artifact, read_manifest, sha256_of
-from edge.errors import ArtifactError, ModelFileError, ParityError, SpecError
-from edge.session import EngineSettings, InferencePrecision, open_session
-from edge.spec import ModelSpec, Precision, Variant
+from edge.errors import ArtifactError, EdgeError, ModelFileError, SpecError
+from edge.session import InferencePrecision
+from edge.spec import QUANTISED, ModelSpec, Variant
 
-__all__ = ["CONVERTERS", "ParityImages", "Source", "convert_model", "verify_artifact"]
+__all__ = ["CONVERTERS", "Made", "Source", "convert_model", "verify_artifact"]
 
-Converter = Callable[[Path, ModelSpec, Precision, Path], dict[str, str]]
-
-
-@dataclass(frozen=True)
-class Route:
-    """How a variant is made: the function, whether it knows a batch, and its tools."""
-
-    converter: Converter
-    batches: bool
-    tools: tuple[str, ...]
-
+_NCNN, _OPENVINO, _NNCF = ("pnnx", "ncnn"), ("openvino",), ("nncf", "openvino")
 
 CONVERTERS: dict[str, Route] = {
-    "onnx-fp32": Route(convert_onnx, True, ()),
-    "onnx-fp16": Route(convert_onnx, True, ()),
-    "ncnn-fp16": Route(convert_ncnn, False, ("pnnx", "ncnn")),
-    "openvino-fp32": Route(convert_openvino, True, ("openvino",)),
-    "openvino-fp16": Route(convert_openvino, True, ("openvino",)),
+    "onnx-fp32": Route(convert_onnx, batches=True),
+    "onnx-fp16": Route(convert_onnx, batches=True),
+    "onnx-int8": Route(quantiser=open_onnx_quantiser, batches=True),
+    "onnx-mixed": Route(quantiser=open_onnx_quantiser, batches=True),
+    "ncnn-fp32": Route(convert_ncnn, tools=_NCNN),
+    "ncnn-fp16": Route(convert_ncnn, tools=_NCNN),
+    "openvino-fp32": Route(convert_openvino, tools=_OPENVINO, batches=True),
+    "openvino-fp16": Route(convert_openvino, tools=_OPENVINO, batches=True),
+    "openvino-int8": Route(quantiser=open_openvino_quantiser, tools=_NNCF),
+    "openvino-mixed": Route(quantiser=open_openvino_quantiser, tools=_NNCF),
+    "tensorrt-fp16": Route(convert_tensorrt, batches=True, open=open_kit),
+    "tensorrt-int8": Route(quantiser=open_tensorrt_quantiser, batches=True, open=open_kit),
 }
 
-_COMMON_TOOLS = ("edgepose", "numpy", "onnx", "onnxslim", "onnxruntime")
+_COMMON_TOOLS = ("numpy", "onnx", "onnxslim", "onnxruntime")
 
 
 @dataclass(frozen=True)
-class ParityImages:
-    """The images that answers are compared on; ``feeds`` is called only when they are needed."""
+class Made:
+    """What became of one variant: its folder, and the error where it failed."""
 
-    text: str
-    feeds: Callable[[ModelSpec], Sequence[NamedFeeds]]
+    model: str
+    variant: Variant
+    folder: Path
+    error: EdgeError | None = None
 
 
 def convert_model(
     source: Source,
     variants: Sequence[Variant],
     out_dir: Path,
-    images: ParityImages,
+    asked: Asked,
     on_row: Callable[[Row], None],
     *,
-    batch: int | None = None,
+    on_begin: Callable[[str, str], None] | None = None,
     force: bool = False,
-    keep_failed: bool = False,
-) -> list[Path]:
-    """Make every variant under ``out_dir``; the artifact folders, in the order of ``variants``.
+    any_version: bool = False,
+) -> list[Made]:
+    """Make every variant under ``out_dir``; what became of each, in the order of ``variants``.
 
-    ``batch`` fixes the batch of every variant; None leaves it open where the format can. An
-    artifact whose key (source, options, tool versions, the kit's own code) is still the same is
-    left alone unless ``force``. Raises the error of the first step that fails; the folders of
-    finished variants stay, nothing else does.
+    A variant that fails does not stop the others. An artifact whose key (source, options, data,
+    tool versions, the kit's own code) is still the same is left alone unless ``force``. Raises
+    SpecError for a variant that cannot be made as asked, ModelFileError for a missing file,
+    and, unless ``any_version``, ToolError for a tool of another version than the lock's.
     """
     for variant in variants:
-        if str(variant) not in CONVERTERS:
-            raise SpecError(
-                f"no converter makes {variant}; variants that can be made: {', '.join(CONVERTERS)}"
-            )
-        if batch not in (None, 1) and not CONVERTERS[str(variant)].batches:
-            raise SpecError(
-                f"{variant} takes one image at a time and has no batch of {batch}; choose other "
-                "variants with --formats, for example onnx-fp16"
-            )
+        _check_makeable(variant, asked)
     if not source.path.is_file():
         raise ModelFileError(f"{source.path}: no such file")
     source_sha256 = sha256_of(source.path)
-    folders = []
-    for variant in variants:
-        folder = out_dir / f"{source.name}-{variant}{f'-batch{batch}' if batch else ''}"
-        folders.append(folder)
-        key = _key(source, source_sha256, variant, batch, images)
-        artifact = None if force else _current(folder, key)
-        if artifact:
-            on_row(
-                Row(
-                    source.name,
-                    f"{variant} up to date",
-                    0.0,
-                    artifact.size_bytes,
-                    str(artifact.parity.get("summary", "")),
-                )
-            )
-            continue
-        _Conversion(source, source_sha256, variant, batch, folder, key, images, keep_failed).run(
-            on_row
-        )
-    return folders
-
-
-class _Conversion:
-    """One variant of one model on its way through the steps."""
-
-    def __init__(
-        self,
-        source: Source,
-        source_sha256: str,
-        variant: Variant,
-        batch: int | None,
-        folder: Path,
-        key: str,
-        images: ParityImages,
-        keep_failed: bool,
-    ) -> None:
-        self.source = source
-        self.source_sha256 = source_sha256
-        self.variant = variant
-        self.batch = batch
-        self.folder = folder
-        self.key = key
-        self.images = images
-        self.keep_failed = keep_failed
-        self.route = CONVERTERS[str(variant)]
-
-    def run(self, on_row: Callable[[Row], None]) -> None:
-        with staged_folder(self.folder) as private:
-            self.private = private
-            steps = [
-                Step("prepare", self._prepare, ensures=self._is_prepared),
-                Step(
-                    str(self.variant),
-                    self._convert,
-                    requires=self._is_convertible,
-                    ensures=self._files_exist,
-                ),
-                Step("parity", self._compare),
-            ]
-            run_steps(self.source.name, steps, on_row)
-        if self.report.failures:
+    made = []
+    with private_folder(out_dir, f"{source.name}.work") as work:
+        model = ModelInWork(source, source_sha256, work, asked)
+        for variant in variants:
+            folder = out_dir / _folder_name(source, variant, asked.batch)
+            begin = time.perf_counter()
             try:
-                self.report.raise_if_failed()
-            except ParityError as error:
-                raise ParityError(
-                    f"{self.source.name} as {self.variant}: {error}. Kept, marked as failed: "
-                    f"{self.folder}"
-                ) from None
+                if not any_version:
+                    check_versions((*_COMMON_TOOLS, *CONVERTERS[str(variant)].tools))
+                _convert_one(model, variant, folder, on_row, on_begin, force=force)
+                made.append(Made(source.name, variant, folder))
+            except EdgeError as error:
+                seconds = time.perf_counter() - begin
+                first = str(error).splitlines()[0]
+                on_row(Row(source.name, f"{variant} FAILED", seconds, None, first))
+                made.append(Made(source.name, variant, folder, error))
+    return made
 
-    def _prepare(self) -> tuple[int | None, str]:
-        self.prepared = prepare(
-            self.source.path,
-            self.source.name,
-            spec=self.source.spec,
-            input_hw=self.source.input_hw,
-            batch=self.batch if self.route.batches else 1,
+
+def _check_makeable(variant: Variant, asked: Asked) -> None:
+    if str(variant) not in CONVERTERS:
+        raise SpecError(
+            f"no converter makes {variant}; variants that can be made: {', '.join(CONVERTERS)}"
         )
-        self.onnx_path = self.private / "prepared.onnx"
-        self.onnx_path.write_bytes(self.prepared.model.SerializeToString())
-        height, width = self.prepared.spec.input_hw
-        return self.onnx_path.stat().st_size, f"{self.prepared.spec.codec}, {height}x{width}"
-
-    def _is_prepared(self) -> str | None:
-        shape = self.prepared.spec.input.shape
-        if not self.route.batches and None in shape:
-            return f"the input shape {shape} is not fixed"
-        return None
-
-    def _is_convertible(self) -> str | None:
-        if self.prepared.spec.codec == "detections" and self.variant.format != "onnx":
-            return (
-                "the file does its own non-maximum suppression, which only ONNX engines run, and "
-                "has no raw heads that the kit knows; choose onnx-fp32 or onnx-fp16 with "
-                "--formats, or convert the checkpoint (.pth) instead"
-            )
-        return None
-
-    def _convert(self) -> tuple[int | None, str]:
-        files = self.route.converter(
-            self.onnx_path, self.prepared.spec, self.variant.precision, self.private
+    if asked.batch not in (None, 1) and not CONVERTERS[str(variant)].batches:
+        raise SpecError(
+            f"{variant} takes one image at a time and has no batch of {asked.batch}; choose other "
+            "variants with --formats, for example onnx-fp16"
         )
-        self.onnx_path.unlink()
-        if self.prepared.constants:
-            files["constants"] = f"{self.source.name}.constants.npz"
-            arrays: dict[str, Any] = self.prepared.constants
-            np.savez(self.private / files["constants"], **arrays)
-        source: dict[str, Any] = {
-            "file": self.source.path.name,
-            "path": str(self.source.path.resolve()),
-            "sha256": self.source_sha256,
-            "spec": self.prepared.source_spec.to_json(),
-            "images": self.images.text,
-            "scale_norms_made_fp16_safe": self.prepared.rewritten_scale_norms,
-        }
-        self.artifact = Artifact(
-            folder=self.private,
-            variant=self.variant,
-            spec=self.prepared.spec,
-            files=files,
-            sha256={name: sha256_of(self.private / name) for name in files.values()},
-            key=self.key,
-            source=source,
-            tools=_tools(self.route),
-        )
-        return self.artifact.size_bytes, ""
 
-    def _files_exist(self) -> str | None:
-        for name in self.artifact.files.values():
-            if (self.private / name).stat().st_size == 0:
-                return f"{name} is empty"
-        return None
 
-    def _compare(self) -> tuple[int | None, str]:
-        self.report = _judge(self.artifact, self.prepared, self.source.path, self.images)
-        if not self.keep_failed:
-            self.report.raise_if_failed()
-        replace(
-            self.artifact, parity=self.report.to_json(), failed=not self.report.passed
-        ).write_manifest()
-        return None, self.report.summary()
+def _folder_name(source: Source, variant: Variant, batch: int | None) -> str:
+    size = f"-{source.input_hw[0]}x{source.input_hw[1]}" if source.input_hw else ""
+    return f"{source.name}{size}-{variant}{f'-batch{batch}' if batch else ''}"
+
+
+def _convert_one(
+    model: ModelInWork,
+    variant: Variant,
+    folder: Path,
+    on_row: Callable[[Row], None],
+    on_begin: Callable[[str, str], None] | None,
+    *,
+    force: bool,
+) -> None:
+    route = CONVERTERS[str(variant)]
+    key = _key(model, variant)
+    artifact = None if force else _current(folder, key)
+    if artifact is None:
+        convert_variant(model, variant, route, folder, key, _tools(route), on_row, on_begin)
+        return
+    verdict = str((artifact.accuracy or artifact.parity).get("summary", ""))
+    step = f"{variant} up to date"
+    on_row(Row(model.source.name, step, 0.0, artifact.size_bytes, verdict))
 
 
 def verify_artifact(
     folder: Path,
-    images: ParityImages,
+    images: FeedSource,
     *,
     source_path: Path | None = None,
     allow_failed: bool = False,
@@ -243,9 +151,7 @@ def verify_artifact(
 ) -> ParityReport:
     """Repeat an artifact's parity check against its source file.
 
-    ``inference_precision`` lets the engine compute otherwise than the variant does by itself; the
-    limits stay those of the variant. Raises ArtifactError when the source is not where it was, or
-    has changed.
+    Raises ArtifactError when the source is not where it was, or has changed.
     """
     artifact = load_artifact(folder, allow_failed=allow_failed)
     path = source_path or Path(str(artifact.source.get("path", "")))
@@ -260,30 +166,8 @@ def verify_artifact(
         )
     spec = ModelSpec.from_json(artifact.source["spec"], where=f"{folder}: source")
     prepared = prepare(path, artifact.spec.name, spec=spec, batch=artifact.spec.input.shape[0])
-    return _judge(artifact, prepared, path, images, inference_precision)
-
-
-def _judge(
-    artifact: Artifact,
-    prepared: Prepared,
-    source_path: Path,
-    images: ParityImages,
-    inference_precision: InferencePrecision | None = None,
-) -> ParityReport:
-    feeds = images.feeds(prepared.spec)
-    # What it ships for: a machine with FP16 arithmetic is judged on FP16 arithmetic. The engine
-    # takes fp32 where there is none, and the report says which it was.
-    own: InferencePrecision = "fp16" if artifact.variant.precision == "fp16" else "fp32"
-    settings = EngineSettings(inference_precision=inference_precision or own)
-    with open_session(artifact, settings) as session:
-        return check_parity(
-            prepared,
-            load_onnx(source_path),
-            session,
-            artifact.variant.precision,
-            feeds,
-            images.text,
-        )
+    route = CONVERTERS[str(artifact.variant)]
+    return judge_parity(artifact, prepared, path, images, route.open, inference_precision)
 
 
 def _current(folder: Path, key: str) -> Artifact | None:
@@ -298,25 +182,32 @@ def _current(folder: Path, key: str) -> Artifact | None:
 
 
 def _tools(route: Route) -> dict[str, str]:
-    names = (*_COMMON_TOOLS, *route.tools)
+    names = ("edgepose", *_COMMON_TOOLS, *route.tools)
     return {"python": platform.python_version()} | {name: version_of(name) for name in names}
 
 
-def _key(
-    source: Source, source_sha256: str, variant: Variant, batch: int | None, images: ParityImages
-) -> str:
+def _key(model: ModelInWork, variant: Variant) -> str:
     """Content address of everything that decides what an artifact is."""
-    content = {
-        "source": source_sha256,
+    source, asked = model.source, model.asked
+    content: dict[str, Any] = {
+        "source": model.source_sha256,
         "name": source.name,
         "spec": None if source.spec is None else source.spec.to_json(),
         "input_hw": source.input_hw,
         "variant": str(variant),
-        "batch": batch,
-        "images": images.text,
+        "batch": asked.batch,
+        "images": asked.parity.text,
         "tools": _tools(CONVERTERS[str(variant)]),
         "code": _code_sha256(),
     }
+    if variant.precision in QUANTISED:
+        content |= {
+            "calibration": asked.calibration and asked.calibration.text,
+            "accuracy": asked.accuracy and [asked.accuracy.text, asked.accuracy.max_loss_points],
+            "float_parts": asked.float_parts.get(variant.format)
+            if variant.precision == "mixed"
+            else None,
+        }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -5,12 +5,51 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from edge.session import Feeds
 from edge.spec import ModelSpec, Precision
 
-__all__ = ["Converter", "Job", "OpenQuantiser", "Quantiser"]
+__all__ = [
+    "Calibration",
+    "Converter",
+    "FeedSource",
+    "Job",
+    "NamedFeeds",
+    "OpenQuantiser",
+    "Quantiser",
+]
+
+
+@dataclass(frozen=True)
+class NamedFeeds:
+    """One image's feeds (a batch of one) and what to call it in messages."""
+
+    name: str
+    feeds: Feeds
+
+
+@dataclass(frozen=True)
+class FeedSource:
+    """Pictures to compare answers on.
+
+    ``text`` says what they are, for the record and for what is up to date; ``feeds`` is called
+    only when they are needed.
+    """
+
+    text: str
+    feeds: Callable[[ModelSpec], Sequence[NamedFeeds]]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What to calibrate with: ``text`` as in ``FeedSource``.
+
+    ``load`` gives the feeds for a model and a record of them in plain values.
+    """
+
+    text: str
+    load: Callable[[ModelSpec], tuple[Sequence[Feeds], dict[str, Any]]]
 
 
 @dataclass(frozen=True)

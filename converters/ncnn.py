@@ -6,9 +6,9 @@ import importlib.util
 import shutil
 from pathlib import Path
 
+from converters.job import Job
 from converters.tools import run_tool
 from edge.errors import ToolError
-from edge.spec import ModelSpec, Precision
 
 __all__ = ["convert_ncnn", "pnnx_program", "rename_blobs"]
 
@@ -28,26 +28,24 @@ def pnnx_program() -> Path:
     return program
 
 
-def convert_ncnn(
-    onnx_path: Path, spec: ModelSpec, precision: Precision, folder: Path
-) -> dict[str, str]:
-    """Write ``<model>.param`` and ``<model>.bin`` into a folder; role -> file name.
+def convert_ncnn(job: Job) -> dict[str, str]:
+    """Write ``<model>.param`` and ``<model>.bin``; role -> file name.
 
     ``fp16`` stores weights as half floats, ``fp32`` as floats. The shape must be fixed. pnnx calls
     its blobs in0, out0, out1, ...; the artifact's are the spec's.
     """
-    shape = ",".join(str(size) for size in spec.input.shape)
-    param, weights = f"{spec.name}.param", f"{spec.name}.bin"
-    work = folder / "pnnx"
+    shape = ",".join(str(size) for size in job.spec.input.shape)
+    param, weights = f"{job.spec.name}.param", f"{job.spec.name}.bin"
+    work = job.folder / "pnnx"
     work.mkdir()
     # pnnx writes a simplified copy beside its input: a link keeps it in here.
-    (work / "model.onnx").symlink_to(onnx_path.resolve())
+    (work / "model.onnx").symlink_to(job.onnx_path.resolve())
     log = run_tool(
         [
             str(pnnx_program()),
             "model.onnx",
             f"inputshape=[{shape}]f32",
-            f"fp16={1 if precision == 'fp16' else 0}",
+            f"fp16={1 if job.precision == 'fp16' else 0}",
             "pnnxparam=m.pnnx.param",
             "pnnxbin=m.pnnx.bin",
             "pnnxpy=m_pnnx.py",
@@ -64,10 +62,10 @@ def convert_ncnn(
             last = " | ".join(log.splitlines()[-3:])
             raise ToolError(f"pnnx left no {name}; it said: {last}")
     text = (work / param).read_text(encoding="ascii")
-    names = {"in0": spec.input.name}
-    names |= {f"out{index}": tensor.name for index, tensor in enumerate(spec.outputs)}
-    (folder / param).write_text(rename_blobs(text, names), encoding="ascii")
-    (work / weights).rename(folder / weights)
+    names = {"in0": job.spec.input.name}
+    names |= {f"out{index}": tensor.name for index, tensor in enumerate(job.spec.outputs)}
+    (job.folder / param).write_text(rename_blobs(text, names), encoding="ascii")
+    (work / weights).rename(job.folder / weights)
     shutil.rmtree(work)
     return {"model": param, "weights": weights}
 

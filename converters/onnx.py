@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from pathlib import Path
 
-from edge.spec import ModelSpec, Precision
+from converters.job import Job
 
 __all__ = ["convert_onnx"]
 
 
-def convert_onnx(
-    onnx_path: Path, spec: ModelSpec, precision: Precision, folder: Path
-) -> dict[str, str]:
-    """Put the prepared file into a folder; role -> file name.
+def convert_onnx(job: Job) -> dict[str, str]:
+    """Put the prepared file into the folder; role -> file name.
 
     ``fp32`` is a copy. ``fp16`` turns weights and activations into half floats and keeps float32
     at the inputs and outputs, by the converter that ONNX Runtime ships.
     """
-    name = f"{spec.name}.onnx"
-    if precision == "fp32":
-        shutil.copyfile(onnx_path, folder / name)
+    name = f"{job.spec.name}.onnx"
+    if job.precision == "fp32":
+        shutil.copyfile(job.onnx_path, job.folder / name)
         return {"model": name}
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -29,6 +26,6 @@ def convert_onnx(
     with warnings.catch_warnings():
         # It announces each weight below FP16's least number, which becomes that or 0.
         warnings.simplefilter("ignore", UserWarning)
-        half = convert_float_to_float16(onnx.load(onnx_path), keep_io_types=True)
-    onnx.save(half, folder / name)
+        half = convert_float_to_float16(onnx.load(job.onnx_path), keep_io_types=True)
+    onnx.save(half, job.folder / name)
     return {"model": name}

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from converters.job import NamedFeeds
 from converters.judges import (
     KEPT_BOX_SCORE,
     KEPT_KEYPOINT_SCORE,
@@ -27,20 +28,12 @@ from converters.judges import (
 from converters.prepare import Prepared
 from edge.engines.onnxruntime import OnnxRuntimeSession
 from edge.errors import ParityError
-from edge.session import Array, EngineSettings, Feeds, Session
+from edge.session import Array, EngineSettings, Session
 from edge.spec import Precision, Task
 
-__all__ = ["FP16_MAX", "NamedFeeds", "ParityReport", "check_parity"]
+__all__ = ["FP16_MAX", "ParityReport", "check_parity"]
 
 FP16_MAX = 65504.0
-
-
-@dataclass(frozen=True)
-class NamedFeeds:
-    """One image's feeds (a batch of one) and what to call it in messages."""
-
-    name: str
-    feeds: Feeds
 
 
 @dataclass

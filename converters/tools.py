@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib.metadata
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 from edge.errors import ToolError
 
-__all__ = ["run_tool", "version_of"]
+__all__ = ["check_versions", "locked_versions", "run_tool", "version_of"]
 
 _LAST_LINES = 12
+_LOCK = Path(__file__).resolve().parents[1] / "requirements.lock"
 
 
 def run_tool(argv: Sequence[str], cwd: Path, timeout_s: float = 600.0) -> str:
@@ -56,3 +58,30 @@ def version_of(distribution: str) -> str:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return "absent"
+
+
+@cache
+def locked_versions(lock: Path = _LOCK) -> dict[str, str]:
+    """Distribution -> version of a lock file; empty where it is not there (no checkout)."""
+    if not lock.is_file():
+        return {}
+    lines = lock.read_text(encoding="utf-8").splitlines()
+    pins = [line.split()[0].partition("==") for line in lines if "==" in line and line[0] != " "]
+    return {name: version for name, _, version in pins}
+
+
+def check_versions(distributions: Iterable[str]) -> None:
+    """Raise ToolError where a tool is missing or of another version than the lock's.
+
+    What was measured of a quantiser or converter holds for its version alone.
+    """
+    locked = locked_versions()
+    for name in distributions:
+        want, got = locked.get(name), version_of(name)
+        if got == "absent":
+            raise ToolError(f"{name} is not installed: run `make setup`")
+        if want not in (None, got):
+            raise ToolError(
+                f"{name} is {got}, the lock has {want}: run `make setup`, or accept it with "
+                "--any-version"
+            )

@@ -35,6 +35,8 @@ class Artifact:
     ``files`` maps a role (``model``, ``weights``, ``constants``) to a file name inside
     ``folder``; ``source`` says what it was made of, ``tools`` with which versions, ``parity`` how
     it compared with the ONNX reference, ``key`` is the content address of all that went in.
+    Quantised ones also have ``quantisation`` (calibration data, float parts) and ``accuracy``
+    (what was lost against FP32).
     """
 
     folder: Path
@@ -46,6 +48,8 @@ class Artifact:
     source: dict[str, Any] = field(default_factory=dict)
     tools: dict[str, str] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
+    quantisation: dict[str, Any] = field(default_factory=dict)
+    accuracy: dict[str, Any] = field(default_factory=dict)
     failed: bool = False
 
     def path(self, role: str) -> Path:
@@ -75,6 +79,8 @@ class Artifact:
             "source": self.source,
             "tools": self.tools,
             "parity": self.parity,
+            "quantisation": self.quantisation,
+            "accuracy": self.accuracy,
         }
 
     def write_manifest(self) -> None:
@@ -137,6 +143,8 @@ def load_artifact(folder: str | Path, *, allow_failed: bool = False) -> Artifact
             source=dict(data["source"]),
             tools=dict(data["tools"]),
             parity=dict(data["parity"]),
+            quantisation=dict(data.get("quantisation", {})),
+            accuracy=dict(data.get("accuracy", {})),
             failed=bool(data["failed"]),
         )
     except SpecError as error:
@@ -147,7 +155,7 @@ def load_artifact(folder: str | Path, *, allow_failed: bool = False) -> Artifact
         ) from None
     if artifact.failed and not allow_failed:
         raise ArtifactError(
-            f"{folder}: this artifact failed its parity check and was kept for study only; "
+            f"{folder}: this artifact failed its checks and was kept for study only; "
             "say --allow-failed to use it all the same"
         )
     for name, want in sha256.items():

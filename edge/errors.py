@@ -13,10 +13,12 @@
     |-- ToolError                 an external program failed
     |-- StepError                 a step of a conversion broke its promise
     |-- ParityError               the answers of an artifact differ from its reference's
+    |-- AccuracyError             a quantised artifact lost more accuracy than it may
     `-- CheckoutError             a host-only command in an installed wheel
 """
 
 __all__ = [
+    "AccuracyError",
     "ArtifactError",
     "CheckoutError",
     "EdgeError",
@@ -74,6 +76,10 @@ class StepError(EdgeError):
 
 class ParityError(EdgeError):
     """The answers of an artifact differ from its reference's."""
+
+
+class AccuracyError(EdgeError):
+    """A quantised artifact lost more accuracy than it may."""
 
 
 class CheckoutError(EdgeError):

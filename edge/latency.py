@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-__all__ = ["LatencyResult", "LatencySettings", "measure"]
+__all__ = ["LatencyResult", "LatencySettings", "measure", "measure_in_turn"]
 
 
 @dataclass(frozen=True)
@@ -96,3 +96,33 @@ def measure(
     if min(samples) <= 0:
         reasons.append("the clock is too coarse: a sample took 0 ns")
     return LatencyResult(settings, tuple(samples), tuple(reasons))
+
+
+def measure_in_turn(
+    calls: Sequence[Callable[[], object]],
+    settings: LatencySettings | None = None,
+    rounds: int = 5,
+    clock_ns: Callable[[], int] = time.perf_counter_ns,
+) -> list[LatencyResult]:
+    """Measure several calls in turns, A B C A B C, so that a drifting machine hits all alike.
+
+    Every round of every call is warmed up in full and takes its share of the other settings.
+    """
+    settings = settings or LatencySettings()
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {rounds}")
+    share = replace(
+        settings,
+        min_count=math.ceil(settings.min_count / rounds),
+        min_duration_s=settings.min_duration_s / rounds,
+        max_duration_s=settings.max_duration_s / rounds,
+    )
+    turns = [[measure(call, share, clock_ns) for call in calls] for _ in range(rounds)]
+    return [
+        LatencyResult(
+            settings,
+            tuple(sample for result in results for sample in result.samples_ns),
+            tuple(dict.fromkeys(reason for result in results for reason in result.reasons)),
+        )
+        for results in zip(*turns, strict=True)
+    ]

@@ -35,7 +35,13 @@ Feeds = Mapping[str, Array]
 InferencePrecision = Literal["fp32", "fp16", "bf16"]
 
 # Format -> module of edge.engines; each has `open_engine(artifact, settings) -> Session`.
-ENGINES: dict[Format, str] = {"onnx": "onnxruntime", "ncnn": "ncnn", "openvino": "openvino"}
+ENGINES: dict[Format, str] = {
+    "onnx": "onnxruntime",
+    "ncnn": "ncnn",
+    "openvino": "openvino",
+    "tflite": "tflite",
+    "tensorrt": "tensorrt",
+}
 
 
 def default_threads() -> int:
@@ -146,11 +152,6 @@ def import_engine(module: str, extra: str) -> Any:
 
 def open_session(artifact: Artifact, settings: EngineSettings | None = None) -> Session:
     """Load an artifact on the engine of its format."""
-    name = ENGINES.get(artifact.variant.format)
-    if name is None:
-        raise SpecError(
-            f"no engine runs {artifact.variant.format} here; runnable formats: {', '.join(ENGINES)}"
-        )
-    engine = importlib.import_module(f"edge.engines.{name}")
+    engine = importlib.import_module(f"edge.engines.{ENGINES[artifact.variant.format]}")
     session: Session = engine.open_engine(artifact, settings or EngineSettings())
     return session

@@ -18,6 +18,7 @@ __all__ = [
     "FORMATS",
     "KEYPOINT_SETS",
     "PRECISIONS",
+    "QUANTISED",
     "Codec",
     "ColorOrder",
     "Format",
@@ -33,7 +34,8 @@ __all__ = [
 ]
 
 Format = Literal["onnx", "ncnn", "openvino", "tflite", "tensorrt"]
-Precision = Literal["fp32", "fp16", "int8", "w8a16", "mixed"]
+# dynamic-range: int8 weights alone; w8a16: int16 activations; mixed: int8 with named float parts.
+Precision = Literal["fp32", "fp16", "dynamic-range", "int8", "mixed", "w8a16"]
 # image -> boxes; the crop of a box -> keypoints; image -> boxes with keypoints.
 Task = Literal["detection", "pose", "one-stage"]
 Codec = Literal["simcc", "heatmap", "rtmdet", "yolox", "rtmo", "detections"]
@@ -43,6 +45,7 @@ HeatmapRefinement = Literal["none", "shift", "dark", "dark-udp", "megvii"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+QUANTISED: frozenset[Precision] = frozenset({"dynamic-range", "int8", "mixed", "w8a16"})
 
 
 @dataclass(frozen=True)

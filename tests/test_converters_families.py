@@ -15,8 +15,9 @@ onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from converters.chain import Row  # noqa: E402
-from converters.convert import ParityImages, convert_model, verify_artifact  # noqa: E402
-from converters.parity import NamedFeeds  # noqa: E402
+from converters.conversion import Asked  # noqa: E402
+from converters.convert import convert_model, verify_artifact  # noqa: E402
+from converters.job import FeedSource, NamedFeeds  # noqa: E402
 from converters.prepare import prepare  # noqa: E402
 from converters.recognise import SPEC_KEY, recognise  # noqa: E402
 from converters.source import Source  # noqa: E402
@@ -43,7 +44,7 @@ def noise_images(spec: ModelSpec) -> Sequence[NamedFeeds]:
     ]
 
 
-NOISE = ParityImages("noise", noise_images)
+NOISE = FeedSource("noise", noise_images)
 VARIANTS = ["onnx-fp32", "ncnn-fp16", "openvino-fp32", "openvino-fp16"]
 
 
@@ -51,10 +52,12 @@ def converted(
     source: Source, variants: Sequence[str], out: Path, **options: Any
 ) -> tuple[list[Path], list[str]]:
     rows: list[Row] = []
-    folders = convert_model(
-        source, [Variant.parse(text) for text in variants], out, NOISE, rows.append, **options
-    )
-    return folders, [row.verdict for row in rows if row.step == "parity"]
+    chosen = [Variant.parse(text) for text in variants]
+    made = convert_model(source, chosen, out, Asked(parity=NOISE, **options), rows.append)
+    for one in made:
+        if one.error:
+            raise one.error
+    return [one.folder for one in made], [row.verdict for row in rows if row.step == "parity"]
 
 
 # --- YOLOX ----------------------------------------------------------------------------------------

@@ -259,8 +259,8 @@ def test_unknown_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     line = fails(capsys, "convert", "--formats", "ncnn-fp17", *out)
     assert "unknown variant 'ncnn-fp17'" in line
     assert "unknown variant ''" in fails(capsys, "convert", "--formats", "", *out)
-    line = fails(capsys, "convert", "--formats", "tensorrt-fp16", *out)
-    assert "no converter makes tensorrt-fp16" in line
+    line = fails(capsys, "convert", "--formats", "tensorrt-fp32", *out)
+    assert "no converter makes tensorrt-fp32" in line
     assert not (tmp_path / "build").exists()
 
 
@@ -388,11 +388,11 @@ def test_an_interruption_leaves_nothing(
     script.write_text(
         "import sys, time\n"
         "import converters.convert as convert\n"
-        "def slow(onnx_path, spec, precision, folder):\n"
-        "    (folder / 'half').write_text('half')\n"
+        "def slow(job):\n"
+        "    (job.folder / 'half').write_text('half')\n"
         "    print('working', flush=True)\n"
         "    time.sleep(60)\n"
-        "convert.CONVERTERS['ncnn-fp16'] = convert.Route(slow, False, ())\n"
+        "convert.CONVERTERS['ncnn-fp16'] = convert.Route(slow)\n"
         "from edge.cli import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )

@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from edge.latency import LatencySettings, measure
+from edge.latency import LatencySettings, measure, measure_in_turn
 
 
 class FakeClock:
@@ -79,3 +79,38 @@ def test_contradictory_settings_are_refused() -> None:
         LatencySettings(min_count=0)
     with pytest.raises(ValueError, match="max_duration_s"):
         LatencySettings(min_duration_s=2, max_duration_s=1)
+
+
+def test_calls_in_turns_meet_the_same_machine() -> None:
+    """A machine that gets 1 ms slower every 10 calls: both calls see the same drift."""
+    clock = FakeClock(*[(1 + i // 10) * MS for i in range(400)])
+    order: list[str] = []
+
+    def call(name: str) -> None:
+        order.append(name)
+        clock.work()
+
+    settings = LatencySettings(2, 0.0, 12, 0.0, 1e6)
+    first, second = measure_in_turn(
+        [lambda: call("a"), lambda: call("b")], settings, rounds=3, clock_ns=clock
+    )
+    # Each round: two to warm up, a third of the samples.
+    assert "".join(order) == ("a" * 6 + "b" * 6) * 3
+    assert len(first.samples_ns) == len(second.samples_ns) == 12
+    assert first.valid
+    one_round = sum(clock.durations_ns[:6]) / 6
+    assert second.mean_ms - first.mean_ms < 1.0 < clock.durations_ns[35] / MS
+    assert one_round < first.mean_ms * MS
+
+
+def test_turns_take_their_share_of_the_time() -> None:
+    clock = FakeClock(10 * MS)
+    settings = LatencySettings(0, 0.0, 5, 1.0, 1e6)
+    (result,) = measure_in_turn([clock.work], settings, rounds=4, clock_ns=clock)
+    assert len(result.samples_ns) == 100
+    slow = FakeClock(100 * MS)
+    (late,) = measure_in_turn([slow.work], LatencySettings(0, 0.0, 50, 0.5, 1.0), 5, slow)
+    assert not late.valid
+    assert len(late.reasons) == 1
+    with pytest.raises(ValueError, match="at least 1"):
+        measure_in_turn([clock.work], settings, rounds=0)

@@ -66,12 +66,6 @@ def test_a_missing_engine_names_its_extra(
         open_session(artifact)
 
 
-def test_a_format_without_engine_says_which_have_one(tmp_path: Path) -> None:
-    artifact = make_artifact(tmp_path, variant=Variant.parse("tensorrt-fp16"))
-    with pytest.raises(SpecError, match="no engine runs tensorrt here"):
-        open_session(artifact)
-
-
 @pytest.mark.parametrize("variant", ["onnx-fp32", "ncnn-fp16", "openvino-fp16"])
 def test_an_engine_that_cannot_load_says_so(tmp_path: Path, variant: str) -> None:
     pytest.importorskip(variant.split("-")[0].replace("onnx", "onnxruntime"))

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import edge
-from edge.cli import device, host
+from edge.cli import compare, device, evaluate, host, models, quantisation
 from edge.errors import EdgeError
 from edge.session import default_threads
+from edge.spec import PRECISIONS
 
 __all__ = ["console", "main"]
 
@@ -84,7 +85,13 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--detector", help="a detector as well, named in the same ways")
     convert.add_argument(
         "--formats",
-        help="variants instead of the target's, comma-separated, for example onnx-fp32,ncnn-fp16",
+        help="variants instead of the target's: comma-separated, for example onnx-fp32,ncnn-fp16, "
+        "or all",
+    )
+    convert.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="of all --formats, which are then named alone: --formats tflite --precision mixed",
     )
     convert.add_argument("--name", help="name of the pose model (default: after its file)")
     convert.add_argument("--spec", type=Path, help="TOML or JSON spec of the pose model's file")
@@ -99,10 +106,22 @@ def _parser() -> argparse.ArgumentParser:
         help="fix the batch, for throughput (default: open where the format can, else 1)",
     )
     convert.add_argument("--images", type=Path, help="folder of pictures to compare answers on")
+    quantisation.add_quantisation(convert)
+    convert.add_argument(
+        "--float-parts",
+        metavar="PART,...|FILE.json",
+        help="what mixed variants keep float: names, or what `edge sensitivity` wrote (default: "
+        "what that left under --out, else what is no convolution and the last layers)",
+    )
     convert.add_argument("--out", type=Path, default=Path("build"), help="default: build")
     convert.add_argument("--force", action="store_true", help="convert even what is up to date")
     convert.add_argument(
-        "--keep-failed", action="store_true", help="keep artifacts that fail parity, marked so"
+        "--keep-failed", action="store_true", help="keep artifacts that fail a check, marked so"
+    )
+    convert.add_argument(
+        "--any-version",
+        action="store_true",
+        help="accept tools of other versions than the lock's",
     )
     convert.add_argument("--json", action="store_true", help="print the table as JSON")
 
@@ -134,12 +153,16 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--allow-failed", action="store_true")
     verify.add_argument("--json", action="store_true")
 
+    evaluate.add_evaluate(command, _add_engine)
+    quantisation.add_sensitivity(command)
+    compare.add_compare(command)
+
     info = command("info", device.info, "Show all that is known of an artifact.")
     info.add_argument("artifact", type=Path)
     info.add_argument("--allow-failed", action="store_true")
     info.add_argument("--json", action="store_true")
 
-    export = command("export", host.export, "Write a checkpoint as a verified ONNX file.")
+    export = command("export", models.export, "Write a checkpoint as a verified ONNX file.")
     export.add_argument("checkpoint", help=".pth file of RTMPose, RTMDet or RTMO, or zoo name")
     export.add_argument(
         "--out", "-o", type=Path, metavar="FILE.onnx", help="default: named after the checkpoint"
@@ -157,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
         "--backbone", action="store_true", help="a pretrained CSPNeXt: its features, to measure"
     )
 
-    zoo = command("zoo", host.zoo, "The models that can be named: list, show, fetch.")
+    zoo = command("zoo", models.zoo, "The models that can be named: list, show, fetch.")
     zoo.add_argument(
         "action", nargs="?", choices=["list", "show", "fetch"], default="list", help="default: list"
     )
@@ -176,13 +199,15 @@ def _parser() -> argparse.ArgumentParser:
         "or address that has them instead of the official servers."
     )
 
-    synthetic = command("synthetic", host.synthetic, "Write rendered people with COCO annotations.")
+    synthetic = command(
+        "synthetic", models.synthetic, "Write rendered people with COCO annotations."
+    )
     synthetic.add_argument("--out", type=Path, required=True, metavar="DIR")
     synthetic.add_argument("--count", type=_count, default=16, help="pictures (default: 16)")
     synthetic.add_argument("--seed", type=int, default=7, help="same seed, same pictures")
     synthetic.add_argument("--crops", action="store_true", help="one person that fills a picture")
 
-    train = command("train", host.train, "Train a demo model (resumable).")
+    train = command("train", models.train, "Train a demo model (resumable).")
     train.add_argument(
         "--model",
         choices=[host.DEFAULT_MODEL, host.DEFAULT_DETECTOR],

@@ -1,0 +1,392 @@
+"""One model on its way to its variants: prepare, convert, compare, and only then a folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converters.chain import Row, Step, run_steps, staged_folder
+from converters.gate import AccuracyCheck, AccuracyReport, Score, judge_accuracy
+from converters.job import Calibration, Converter, FeedSource, Job, OpenQuantiser, Quantiser
+from converters.onnx_file import load_onnx
+from converters.parity import ParityReport, check_parity
+from converters.prepare import Prepared, prepare
+from converters.source import Source
+from edge.artifact import Artifact, sha256_of
+from edge.engines.onnxruntime import OnnxRuntimeSession
+from edge.errors import AccuracyError, ParityError, SpecError
+from edge.session import EngineSettings, Feeds, InferencePrecision, Session, open_session
+from edge.spec import QUANTISED, Format, ModelSpec, Precision, Variant
+
+__all__ = [
+    "Asked",
+    "ModelInWork",
+    "Route",
+    "convert_variant",
+    "judge_parity",
+    "open_quantised",
+]
+
+
+@dataclass(frozen=True)
+class Route:
+    """How a variant is made: by a converter, or by a quantiser that is calibrated first.
+
+    ``tools`` are the distributions that decide what comes out; ``batches``: whether it can keep
+    the batch open or fix another than 1; ``open``: what runs the artifact on this machine.
+    """
+
+    converter: Converter | None = None
+    quantiser: OpenQuantiser | None = None
+    tools: tuple[str, ...] = ()
+    batches: bool = False
+    open: Callable[[Artifact, EngineSettings], Session] = open_session
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user decided beyond model and variant; the same for all variants of a run.
+
+    ``float_parts`` of mixed variants, by format; of one that is not named, the quantiser's fragile
+    ones.
+    """
+
+    parity: FeedSource
+    calibration: Calibration | None = None
+    accuracy: AccuracyCheck | None = None
+    float_parts: Mapping[Format, tuple[str, ...]] = field(default_factory=dict)
+    batch: int | None = None
+    keep_failed: bool = False
+
+
+@dataclass
+class ModelInWork:
+    """What the variants of one model share while they are made; ``folder`` is a private one."""
+
+    source: Source
+    source_sha256: str
+    folder: Path
+    asked: Asked
+    _prepared: dict[int | None, Prepared] = field(default_factory=dict)
+    _quantisers: dict[tuple[OpenQuantiser, Precision, int | None], Quantiser] = field(
+        default_factory=dict
+    )
+    _calibration: tuple[Sequence[Feeds], dict[str, Any]] | None = None
+    _reference: Score | None = None
+
+    def prepared(self, batch: int | None) -> Prepared:
+        """The prepared network with that batch; its file is ``prepared_path``."""
+        if batch not in self._prepared:
+            made = prepare(
+                self.source.path,
+                self.source.name,
+                spec=self.source.spec,
+                input_hw=self.source.input_hw,
+                batch=batch,
+            )
+            self.prepared_path(batch).write_bytes(made.model.SerializeToString())
+            self._prepared[batch] = made
+        return self._prepared[batch]
+
+    def prepared_path(self, batch: int | None) -> Path:
+        """Where ``prepared`` leaves the network."""
+        return self.folder / f"prepared-{batch or 'open'}.onnx"
+
+    def is_prepared(self, batch: int | None) -> bool:
+        """Whether a variant before needed the same."""
+        return batch in self._prepared
+
+    def calibration(self, spec: ModelSpec) -> tuple[Sequence[Feeds], dict[str, Any]]:
+        """The calibration set's feeds and its record, made once."""
+        if self.asked.calibration is None:
+            raise SpecError(f"{spec.name}: quantising needs pictures to calibrate with (--calib)")
+        if self._calibration is None:
+            self._calibration = self.asked.calibration.load(spec)
+        return self._calibration
+
+    def quantiser(self, route: Route, precision: Precision, batch: int | None) -> Quantiser:
+        """The calibrated quantiser of a route, opened once for int8 and mixed together."""
+        if route.quantiser is None:
+            raise SpecError(f"nothing to choose: the {precision} route has no quantiser")
+        activations: Precision = "w8a16" if precision == "w8a16" else "int8"
+        key = (route.quantiser, activations, batch)
+        if key not in self._quantisers:
+            spec = self.prepared(batch).spec
+            folder = self.folder / f"quantiser-{len(self._quantisers)}"
+            folder.mkdir()
+            self._quantisers[key] = route.quantiser(
+                Job(
+                    self.prepared_path(batch),
+                    spec,
+                    activations,
+                    folder,
+                    self.calibration(spec)[0],
+                )
+            )
+        return self._quantisers[key]
+
+    def reference_score(self, check: AccuracyCheck) -> Score:
+        """The accuracy of the untouched source in fp32, measured once."""
+        if self._reference is None:
+            spec = next(iter(self._prepared.values())).source_spec
+            with OnnxRuntimeSession(self.source.path, spec, EngineSettings()) as session:
+                self._reference = check.score(session)
+        return self._reference
+
+
+def convert_variant(
+    model: ModelInWork,
+    variant: Variant,
+    route: Route,
+    folder: Path,
+    key: str,
+    tools: dict[str, str],
+    on_row: Callable[[Row], None],
+    on_begin: Callable[[str, str], None] | None = None,
+) -> None:
+    """Make one artifact folder; raises the error of the step that failed.
+
+    With ``Asked.keep_failed`` an artifact whose answers changed too much stays, marked as failed,
+    and the error is raised all the same.
+    """
+    with staged_folder(folder) as private:
+        work = _Variant(model, variant, route, private, key, tools)
+        steps = [
+            Step(
+                str(variant),
+                work.convert,
+                requires=work.is_convertible,
+                ensures=work.files_exist,
+            ),
+            Step("parity", work.compare),
+        ]
+        if not model.is_prepared(work.batch):
+            steps.insert(0, Step("prepare", work.prepare, ensures=work.is_prepared))
+        if variant.precision in QUANTISED:
+            steps.append(Step("accuracy", work.score))
+        run_steps(model.source.name, steps, on_row, on_begin)
+        work.artifact.write_manifest()
+    if work.failure:
+        raise type(work.failure)(f"{work.failure}. Kept, marked as failed: {folder}")
+
+
+class _Variant:
+    """One variant of one model; each method is a step."""
+
+    def __init__(
+        self,
+        model: ModelInWork,
+        variant: Variant,
+        route: Route,
+        private: Path,
+        key: str,
+        tools: dict[str, str],
+    ) -> None:
+        self.model = model
+        self.variant = variant
+        self.route = route
+        self.private = private
+        self.key = key
+        self.tools = tools
+        self.batch = model.asked.batch if route.batches else 1
+        self.failure: ParityError | AccuracyError | None = None
+
+    def prepare(self) -> tuple[int | None, str]:
+        prepared = self.model.prepared(self.batch)
+        height, width = prepared.spec.input_hw
+        size = self.model.prepared_path(self.batch).stat().st_size
+        return size, f"{prepared.spec.codec}, {height}x{width}"
+
+    def is_prepared(self) -> str | None:
+        shape = self.model.prepared(self.batch).spec.input.shape
+        if not self.route.batches and None in shape:
+            return f"the input shape {shape} is not fixed"
+        return None
+
+    def is_convertible(self) -> str | None:
+        codec = self.model.prepared(self.batch).spec.codec
+        if codec == "detections" and self.variant.format != "onnx":
+            return (
+                "the file does its own non-maximum suppression, which only ONNX engines run, and "
+                "has no raw heads that the kit knows; choose onnx-fp32 or onnx-fp16 with "
+                "--formats, or convert the checkpoint (.pth) instead"
+            )
+        return None
+
+    def convert(self) -> tuple[int | None, str]:
+        model, prepared = self.model, self.model.prepared(self.batch)
+        quantisation: dict[str, Any] = {}
+        if self.route.quantiser is not None:
+            quantiser = model.quantiser(self.route, self.variant.precision, self.batch)
+            floats = self._float_parts(quantiser)
+            files = quantiser.quantise(floats, self.private)
+            quantisation = {
+                "calibration": model.calibration(prepared.spec)[1],
+                "float_parts": list(floats),
+                "parts": len(quantiser.parts),
+            }
+        else:
+            assert self.route.converter is not None
+            files = self.route.converter(
+                Job(
+                    model.prepared_path(self.batch),
+                    prepared.spec,
+                    self.variant.precision,
+                    self.private,
+                )
+            )
+        files |= _save_constants(prepared, self.private)
+        _remove_others(self.private, files.values())
+        source: dict[str, Any] = {
+            "file": model.source.path.name,
+            "path": str(model.source.path.resolve()),
+            "sha256": model.source_sha256,
+            "spec": prepared.source_spec.to_json(),
+            "images": model.asked.parity.text,
+            "scale_norms_made_fp16_safe": prepared.rewritten_scale_norms,
+        }
+        self.artifact = Artifact(
+            folder=self.private,
+            variant=self.variant,
+            spec=prepared.spec,
+            files=files,
+            sha256={name: sha256_of(self.private / name) for name in files.values()},
+            key=self.key,
+            source=source,
+            tools=self.tools,
+            quantisation=quantisation,
+        )
+        floats_text = ", ".join(quantisation.get("float_parts", ()))
+        return self.artifact.size_bytes, f"float: {floats_text}" if floats_text else ""
+
+    def _float_parts(self, quantiser: Quantiser) -> Collection[str]:
+        if self.variant.precision != "mixed":
+            return ()
+        asked = self.model.asked.float_parts.get(self.variant.format)
+        if asked is None:
+            return tuple(quantiser.fragile_parts)
+        unknown = [part for part in asked if part not in quantiser.parts]
+        if unknown:
+            raise SpecError(
+                f"{self.model.source.name} has no part {unknown[0]!r} in {self.variant.format}; "
+                f"its parts: {', '.join(quantiser.parts)}"
+            )
+        return asked
+
+    def files_exist(self) -> str | None:
+        for name in self.artifact.files.values():
+            if (self.private / name).stat().st_size == 0:
+                return f"{name} is empty"
+        return None
+
+    def compare(self) -> tuple[int | None, str]:
+        report = judge_parity(
+            self.artifact,
+            self.model.prepared(self.batch),
+            self.model.source.path,
+            self.model.asked.parity,
+            self.route.open,
+        )
+        self.artifact = replace(
+            self.artifact,
+            parity=report.to_json(),
+            failed=not report.passed,
+        )
+        try:
+            report.raise_if_failed()
+        except ParityError as error:
+            self._keep(error)
+        return None, report.summary()
+
+    def score(self) -> tuple[int | None, str]:
+        report = self._accuracy()
+        self.artifact = replace(
+            self.artifact,
+            accuracy=report.to_json(),
+            failed=self.artifact.failed or not report.passed,
+        )
+        try:
+            report.raise_if_failed()
+        except AccuracyError as error:
+            self._keep(error)
+        return None, report.summary()
+
+    def _accuracy(self) -> AccuracyReport:
+        check = self.model.asked.accuracy
+        if check is None:
+            raise SpecError(f"{self.variant} is not made without an accuracy check")
+        reference = self.model.reference_score(check)
+        with self.route.open(self.artifact, EngineSettings()) as session:
+            return judge_accuracy(session, reference, check)
+
+    def _keep(self, error: ParityError | AccuracyError) -> None:
+        """Go on with a failed artifact where the user wants to study it."""
+        if not self.model.asked.keep_failed:
+            raise error
+        self.failure = self.failure or type(error)(
+            f"{self.model.source.name} as {self.variant}: {error}"
+        )
+
+
+def judge_parity(
+    artifact: Artifact,
+    prepared: Prepared,
+    source_path: Path,
+    images: FeedSource,
+    open_artifact: Callable[[Artifact, EngineSettings], Session],
+    inference_precision: InferencePrecision | None = None,
+) -> ParityReport:
+    """Compare an artifact with its untouched source on the same images.
+
+    Without ``inference_precision`` it is judged on what it ships for: a machine with FP16
+    arithmetic is judged on FP16 arithmetic. The engine takes fp32 where there is none, and the
+    report says which it was.
+    """
+    own: InferencePrecision = "fp16" if artifact.variant.precision == "fp16" else "fp32"
+    settings = EngineSettings(inference_precision=inference_precision or own)
+    with open_artifact(artifact, settings) as session:
+        return check_parity(
+            prepared,
+            load_onnx(source_path),
+            session,
+            artifact.variant.precision,
+            images.feeds(prepared.spec),
+            images.text,
+        )
+
+
+def open_quantised(
+    model: ModelInWork,
+    variant: Variant,
+    route: Route,
+    float_parts: Collection[str],
+    folder: Path,
+) -> Session:
+    """A session of the network quantised but for ``float_parts``; its files go to ``folder``."""
+    prepared = model.prepared(1)
+    quantiser = model.quantiser(route, variant.precision, 1)
+    files = quantiser.quantise(float_parts, folder) | _save_constants(prepared, folder)
+    artifact = Artifact(folder, variant, prepared.spec, files, sha256={})
+    return route.open(artifact, EngineSettings())
+
+
+def _save_constants(prepared: Prepared, folder: Path) -> dict[str, str]:
+    """Write what the codec needs beside the network's outputs; role -> file name."""
+    if not prepared.constants:
+        return {}
+    name = f"{prepared.spec.name}.constants.npz"
+    arrays: dict[str, Any] = prepared.constants
+    np.savez(folder / name, **arrays)
+    return {"constants": name}
+
+
+def _remove_others(folder: Path, names: Collection[str]) -> None:
+    """Remove what a converter left beside its files."""
+    for path in folder.iterdir():
+        if path.name not in names:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()

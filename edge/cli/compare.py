@@ -1,0 +1,247 @@
+"""``edge compare``: variants of models side by side, measured in one run. It needs a checkout."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edge.artifact import MANIFEST, Artifact, load_artifact
+from edge.errors import ArtifactError, EngineMissingError, SpecError
+from edge.latency import LatencySettings, measure_in_turn
+from edge.session import EngineSettings, InferencePrecision, Session, open_session
+
+if TYPE_CHECKING:
+    from calibration.data_set import DataSet
+    from calibration.decoded_error import Answers
+    from targets.variant_report import VariantRow
+
+__all__ = ["add_compare", "compare"]
+
+# A 90th percentile needs this many samples (MLPerf's early stopping at 99 % confidence).
+_P90_SAMPLES = 64
+_ERROR_PICTURES = 48
+
+
+def add_compare(
+    command: Callable[[str, Callable[[argparse.Namespace], int], str], Any],
+) -> None:
+    """Add the command; ``command(name, run, text)`` makes its parser."""
+    parser = command(
+        "compare", compare, "Size, latency, answers and accuracy of artifacts, in one table."
+    )
+    parser.add_argument(
+        "artifacts", nargs="+", type=Path, metavar="ARTIFACT", help="folders, or a folder of them"
+    )
+    parser.add_argument(
+        "--data",
+        default="synthetic:500",
+        metavar="FILE.json|synthetic:N",
+        help="what accuracy is measured on (default: %(default)s)",
+    )
+    parser.add_argument("--images", type=Path, metavar="DIR", help="pictures of --data FILE.json")
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, help="to time each for, in turns (default: 3)"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="also write variants.md, variants.svg and .json"
+    )
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+
+
+@dataclass
+class _Candidate:
+    artifact: Artifact
+    session: Session
+    feeds: dict[str, np.ndarray[Any, Any]]
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Measure artifacts of one or more models and set them side by side."""
+    from edge.cli.host import need_checkout
+
+    need_checkout("compare")
+    from edge.picture import write_bytes
+    from targets.variant_report import markdown_table, plot_svg, rows_json, text_table
+
+    if arguments.threads < 1 or arguments.seconds <= 0:
+        raise SpecError("--threads and --seconds must be positive")
+    say = _say if sys.stderr.isatty() else _quiet
+    by_model: dict[str, list[Artifact]] = {}
+    for artifact in _artifacts(arguments.artifacts):
+        by_model.setdefault(artifact.spec.name, []).append(artifact)
+    rows: list[VariantRow] = []
+    for model, artifacts in by_model.items():
+        with ExitStack() as stack:
+            rows += _rows(model, artifacts, arguments, stack, say)
+    about = _about(arguments)
+    if arguments.json:
+        print(json.dumps({"about": about, "rows": rows_json(rows)}, indent=2))
+    else:
+        print(text_table(rows))
+        print(about)
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        text = f"{about}.\n\n{markdown_table(rows)}"
+        write_bytes(arguments.out / "variants.md", text.encode())
+        write_bytes(arguments.out / "variants.svg", plot_svg(rows, about))
+        report = json.dumps({"about": about, "rows": rows_json(rows)}, indent=1)
+        write_bytes(arguments.out / "variants.json", report.encode())
+        print(f"-> {arguments.out}/variants.md, .svg, .json", file=sys.stderr)
+    return 0
+
+
+def _artifacts(paths: Sequence[Path]) -> list[Artifact]:
+    """The artifacts that are, or lie in, the given folders, and that an engine runs here."""
+    found = []
+    for path in paths:
+        if not path.is_dir():
+            raise ArtifactError(f"{path}: no such folder")
+        folders = [path] if (path / MANIFEST).is_file() else sorted(path.glob(f"*/{MANIFEST}"))
+        if not folders:
+            raise ArtifactError(f"{path}: no artifact here; `edge convert` makes them")
+        found += [folder if folder.is_dir() else folder.parent for folder in folders]
+    artifacts = [load_artifact(folder) for folder in dict.fromkeys(found)]
+    return [one for one in artifacts if one.variant.format != "tensorrt"]
+
+
+def _rows(
+    model: str,
+    artifacts: Sequence[Artifact],
+    arguments: argparse.Namespace,
+    stack: ExitStack,
+    say: Callable[[str], None],
+) -> list[VariantRow]:
+    from calibration.accuracy import evaluate_session
+    from calibration.data_set import load_data
+    from calibration.decoded_error import decoded_answers, decoded_error
+    from targets.variant_report import VariantRow
+
+    reference = next((one for one in artifacts if str(one.variant) == "onnx-fp32"), None)
+    if reference is None:
+        raise ArtifactError(
+            f"{model}: its onnx-fp32 artifact is what the others are held against; "
+            f"edge convert --model {model} --formats onnx-fp32"
+        )
+    say(f"{model}: opening {len(artifacts)} artifacts")
+    candidates = _candidates(artifacts, arguments.threads, stack)
+    say(f"{model}: timing {len(candidates)} sessions")
+    settings = LatencySettings(
+        min_count=_P90_SAMPLES,
+        min_duration_s=arguments.seconds,
+        max_duration_s=max(120.0, 4 * arguments.seconds),
+    )
+    timed = measure_in_turn([partial(one.session.run, one.feeds) for one in candidates], settings)
+    data: DataSet = load_data(arguments.data, reference.spec, arguments.images)
+    pictures = _error_feeds(data, reference)
+    first = next(one for one in candidates if one.artifact is reference)
+    truth: list[Answers] = decoded_answers(first.session, pictures)
+    say(f"{model}: accuracy of onnx-fp32")
+    base = evaluate_session(first.session, data)
+    base_ms = timed[candidates.index(first)].percentile_ms(50)
+    rows = []
+    for one, result in zip(candidates, timed, strict=True):
+        precision = one.session.inference_precision
+        say(f"{model}: accuracy of {one.artifact.variant} in {precision}")
+        scores = base if one is first else evaluate_session(one.session, data)
+        error = decoded_error(truth, one.session, pictures)
+        enough = len(result.samples_ns) >= _P90_SAMPLES
+        rows.append(
+            VariantRow(
+                model=model,
+                variant=str(one.artifact.variant),
+                computes_in=precision,
+                size_mb=one.artifact.size_bytes / 1e6,
+                p50_ms=result.percentile_ms(50),
+                p90_ms=result.percentile_ms(90) if enough else None,
+                ratio=result.percentile_ms(50) / base_ms,
+                decoded_error=error.value,
+                error_unit=error.unit,
+                metric=scores.metric,
+                accuracy=scores.value,
+                loss_points=100 * (base.value - scores.value),
+                float_parts=tuple(one.artifact.quantisation.get("float_parts", ())),
+            )
+        )
+    return rows
+
+
+def _candidates(artifacts: Sequence[Artifact], threads: int, stack: ExitStack) -> list[_Candidate]:
+    """A session of each artifact, and one more of those that may also compute in bf16."""
+    rng = np.random.default_rng(0)
+    found = []
+    for artifact in artifacts:
+        spec = artifact.spec
+        own: InferencePrecision = "fp16" if artifact.variant.precision == "fp16" else "fp32"
+        wanted = [own, "bf16"] if artifact.variant.format == "openvino" else [own]
+        seen: set[str] = set()
+        for precision in wanted:
+            try:
+                session = open_session(artifact, EngineSettings(threads, precision))
+            except EngineMissingError as error:
+                print(f"left out: {artifact.folder}: {error}", file=sys.stderr)
+                break
+            stack.enter_context(session)
+            if session.inference_precision in seen:
+                continue
+            seen.add(session.inference_precision)
+            # Noise, not zeros: denormals and sparse inputs can flatter or slow an engine.
+            shape = (spec.input.shape[0] or 1, 3, *spec.input_hw)
+            noise = rng.standard_normal(shape, np.float32)
+            found.append(_Candidate(artifact, session, {spec.input.name: noise}))
+    return found
+
+
+def _error_feeds(data: DataSet, reference: Artifact) -> list[dict[str, np.ndarray[Any, Any]]]:
+    """Feeds of the first pictures, as the network sees them."""
+    from edge.detector import detector_feeds
+    from edge.pose import pose_feeds
+
+    feeds = []
+    for picture in data.part(range(min(_ERROR_PICTURES, len(data)))).pictures:
+        image = picture.read()
+        if reference.spec.task != "pose":
+            feeds.append(dict(detector_feeds(reference.spec, image)[0]))
+            continue
+        boxes = data.true_boxes(picture).boxes_xyxy[:1]
+        if len(boxes):
+            feeds.append(dict(pose_feeds(reference.spec, image, boxes)[0]))
+    return feeds
+
+
+def _about(arguments: argparse.Namespace) -> str:
+    """What was measured, where and how, on one line."""
+    threads = f"{arguments.threads} thread{'s' if arguments.threads > 1 else ''}"
+    return (
+        f"{_cpu()}, {os.cpu_count()} cores, {platform.system()}, Python "
+        f"{platform.python_version()}; {threads}, batch 1, in turns; accuracy on {arguments.data}; "
+        f"`edge compare --threads {arguments.threads} --data {arguments.data}`"
+    )
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _say(text: str) -> None:
+    print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def _quiet(text: str) -> None:
+    del text
