@@ -1,29 +1,34 @@
 # Names for commands; the logic is in `edge` and .ci/. `make help` explains.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-torch convert run verify info zoo fetch export bench-runtime train-demo lint test lock clean
+.PHONY: help setup setup-torch setup-onnx2tf convert run eval sensitivity verify info zoo fetch export bench-runtime \
+  bench-variants train-demo lint test lock clean
 
 TARGET ?= android
 MODEL ?= rtmpose-t-demo
 # The demo pair; whoever names a pose model names the detector that suits it.
 DET ?= $(if $(filter rtmpose-t-demo,$(MODEL)),rtmdet-nano-demo)
 OUT ?= build
+DATA ?= synthetic:500
+FORMAT ?= tflite
+THREADS ?= 1
 PYTHON := .venv/bin/python
 EDGE := .venv/bin/edge
 
 help: ## this text
 	@echo "edgepose: make GOAL [NAME=VALUE ...]"
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  \1\t/' | expand -t 18
 	@echo
 	@echo "values for convert:"
-	@echo "  TARGET=android        what to build for: android (Snapdragon 865), x86"
+	@echo "  TARGET=android        what to build for: android, x86, raspberry-pi, jetson"
 	@echo "  MODEL=NAME|FILE       zoo name, .onnx, SDK folder or .zip, .pth ($(MODEL))"
 	@echo "  DET=NAME|FILE         a detector as well (rtmdet-nano-demo beside the default model)"
-	@echo "  FORMATS=V,V           other variants than the target's: onnx-fp32, onnx-fp16, ncnn-fp16,"
-	@echo "                        openvino-fp32, openvino-fp16"
+	@echo "  FORMATS=V,V           other variants than the target's, for example openvino-int8; or all"
+	@echo "  CALIB=DIR|FILE.json   pictures to calibrate int8 with (rendered people)"
 	@echo "  BATCH=N               fix the batch, for throughput (onnx and openvino)"
 	@echo "  SIZE=HxW              detector input size, where the file leaves it open (320x320)"
 	@echo "  OUT=DIR               where artifacts go ($(OUT))"
 	@echo "values for run: MODEL=, DET= (artifact folders, files or names), IMAGES='PHOTO ...', OUT="
+	@echo "values for eval, bench-variants: DATA=FILE.json|synthetic:N ($(DATA)), IMAGES=DIR, THREADS="
 	@echo "values for verify, info: ARTIFACT=DIR"
 	@echo "every goal is an edge command with more options: .venv/bin/edge --help"
 
@@ -35,10 +40,13 @@ setup: .venv/.ready ## build .venv from the lock
 setup-torch: .venv/.ready ## add PyTorch, for checkpoint export and training only
 	@.ci/setup torch
 
+setup-onnx2tf: .venv/.ready ## build the environment of the TFLite converter (convert does it on first need)
+	@.ci/setup onnx2tf
+
 convert: .venv/.ready ## convert the models for TARGET and verify them
 	@$(EDGE) convert --target $(TARGET) --model $(MODEL) --out $(OUT) \
 	  $(if $(DET),--detector $(DET)) $(if $(FORMATS),--formats $(FORMATS)) $(if $(SIZE),--size $(SIZE)) \
-	  $(if $(BATCH),--batch $(BATCH))
+	  $(if $(BATCH),--batch $(BATCH)) $(if $(CALIB),--calib $(CALIB))
 
 zoo: .venv/.ready ## list the models that have a name
 	@$(EDGE) zoo list
@@ -52,6 +60,12 @@ export: setup-torch ## write the checkpoint MODEL (zoo name or .pth) as a verifi
 run: .venv/.ready ## draw the people in IMAGES and write their keypoints
 	@$(EDGE) run --model $(MODEL) $(if $(DET),--detector $(DET)) --out $(OUT)/run $(IMAGES)
 
+eval: .venv/.ready ## accuracy of MODEL on DATA: COCO AP and PCK
+	@$(EDGE) eval $(MODEL) --data $(DATA) $(if $(IMAGES),--images $(IMAGES))
+
+sensitivity: .venv/.ready ## which parts of MODEL must stay float in FORMAT (onnx, openvino, tflite)
+	@$(EDGE) sensitivity $(MODEL) --format $(FORMAT) --out $(OUT)
+
 verify: .venv/.ready ## repeat the parity check of ARTIFACT
 	@$(EDGE) verify $(ARTIFACT)
 
@@ -60,6 +74,10 @@ info: .venv/.ready ## show ARTIFACT: spec, files, hashes, provenance, parity
 
 bench-runtime: .venv/.ready ## our image and decoding code against OpenCV, as ratios
 	@$(PYTHON) tests/bench_runtime.py
+
+bench-variants: .venv/.ready ## every variant of both demo models in one table: size, latency, error, accuracy
+	@$(EDGE) convert --target x86 --formats all --out $(OUT) $(if $(DATA),--eval-data $(DATA)) || echo "bench-variants: goes on with what was made"
+	@$(EDGE) compare $(OUT)/x86 --threads $(THREADS) --data $(DATA) --out $(OUT)/variants
 
 train-demo: setup-torch ## train the demo models again (two hours each on two cores)
 	@$(EDGE) train --out $(OUT)/train/pose
@@ -74,6 +92,8 @@ test: .venv/.ready ## the whole test suite
 lock: ## pin the newest allowed versions anew (needs uv)
 	uv pip compile pyproject.toml --extra host --group dev --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --no-annotate --override lock.overrides.txt --upgrade -o requirements.lock
+	uv pip compile converters/onnx2tf.in --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  --no-annotate --override converters/onnx2tf.overrides.txt --upgrade -o converters/onnx2tf.lock
 
 clean: ## remove what was built, .venv stays
 	rm -rf build dist

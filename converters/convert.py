@@ -16,6 +16,7 @@ from converters.conversion import Asked, ModelInWork, Route, convert_variant, ju
 from converters.job import FeedSource
 from converters.ncnn import convert_ncnn
 from converters.onnx import convert_onnx
+from converters.onnx2tf import onnx2tf_version
 from converters.onnx_int8 import open_onnx_quantiser
 from converters.openvino import convert_openvino
 from converters.openvino_int8 import open_openvino_quantiser
@@ -24,6 +25,8 @@ from converters.prepare import prepare
 from converters.source import Source
 from converters.tensorrt import convert_tensorrt, open_kit
 from converters.tensorrt_int8 import open_tensorrt_quantiser
+from converters.tflite import convert_tflite
+from converters.tflite_quantise import open_tflite_quantiser
 from converters.tools import check_versions, version_of
 from edge.artifact import MANIFEST, Artifact, load_artifact, read_manifest, sha256_of
 from edge.errors import ArtifactError, EdgeError, ModelFileError, SpecError
@@ -33,6 +36,7 @@ from edge.spec import QUANTISED, ModelSpec, Variant
 __all__ = ["CONVERTERS", "Made", "Source", "convert_model", "verify_artifact"]
 
 _NCNN, _OPENVINO, _NNCF = ("pnnx", "ncnn"), ("openvino",), ("nncf", "openvino")
+_TFLITE = ("onnx2tf", "ai-edge-litert", "ai-edge-quantizer")
 
 CONVERTERS: dict[str, Route] = {
     "onnx-fp32": Route(convert_onnx, batches=True),
@@ -45,6 +49,12 @@ CONVERTERS: dict[str, Route] = {
     "openvino-fp16": Route(convert_openvino, tools=_OPENVINO, batches=True),
     "openvino-int8": Route(quantiser=open_openvino_quantiser, tools=_NNCF),
     "openvino-mixed": Route(quantiser=open_openvino_quantiser, tools=_NNCF),
+    "tflite-fp32": Route(convert_tflite, tools=_TFLITE),
+    "tflite-fp16": Route(convert_tflite, tools=_TFLITE),
+    "tflite-dynamic-range": Route(convert_tflite, tools=_TFLITE),
+    "tflite-int8": Route(quantiser=open_tflite_quantiser, tools=_TFLITE),
+    "tflite-mixed": Route(quantiser=open_tflite_quantiser, tools=_TFLITE),
+    "tflite-w8a16": Route(quantiser=open_tflite_quantiser, tools=_TFLITE),
     "tensorrt-fp16": Route(convert_tensorrt, batches=True, open=open_kit),
     "tensorrt-int8": Route(quantiser=open_tensorrt_quantiser, batches=True, open=open_kit),
 }
@@ -93,7 +103,9 @@ def convert_model(
             begin = time.perf_counter()
             try:
                 if not any_version:
-                    check_versions((*_COMMON_TOOLS, *CONVERTERS[str(variant)].tools))
+                    tools = CONVERTERS[str(variant)].tools
+                    # onnx2tf's environment bears the mark of its own lock.
+                    check_versions((*_COMMON_TOOLS, *(n for n in tools if n != "onnx2tf")))
                 _convert_one(model, variant, folder, on_row, on_begin, force=force)
                 made.append(Made(source.name, variant, folder))
             except EdgeError as error:
@@ -183,7 +195,10 @@ def _current(folder: Path, key: str) -> Artifact | None:
 
 def _tools(route: Route) -> dict[str, str]:
     names = ("edgepose", *_COMMON_TOOLS, *route.tools)
-    return {"python": platform.python_version()} | {name: version_of(name) for name in names}
+    versions = {"python": platform.python_version()} | {name: version_of(name) for name in names}
+    if "onnx2tf" in versions:
+        versions["onnx2tf"] = onnx2tf_version()  # in an environment of its own
+    return versions
 
 
 def _key(model: ModelInWork, variant: Variant) -> str:

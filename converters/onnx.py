@@ -6,6 +6,7 @@ import shutil
 import warnings
 
 from converters.job import Job
+from converters.onnx_compact import compact
 
 __all__ = ["convert_onnx"]
 
@@ -27,5 +28,6 @@ def convert_onnx(job: Job) -> dict[str, str]:
         # It announces each weight below FP16's least number, which becomes that or 0.
         warnings.simplefilter("ignore", UserWarning)
         half = convert_float_to_float16(onnx.load(job.onnx_path), keep_io_types=True)
+    compact(half)
     onnx.save(half, job.folder / name)
     return {"model": name}

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from converters.job import Job
+from converters.onnx_compact import compact
 from converters.onnx_file import Graph
 from converters.parts import fragile_parts, network_parts, node_name
 from converters.ranges import Range, tensor_ranges
@@ -98,7 +99,7 @@ def quantise_qdq(model: Any, ranges: Mapping[str, Range], float_nodes: Collectio
         quantizer.model.topological_sort()
     quantised = quantizer.model.model
     _unround(quantised, float_nodes)
-    _compact(quantised)
+    compact(quantised)
     return quantised
 
 
@@ -157,38 +158,6 @@ def _unround(model: Any, float_nodes: Collection[str]) -> None:
     needed = Graph(model).needed_by(value.name for value in model.graph.output)
     del model.graph.node[:]
     model.graph.node.extend(needed)
-
-
-def _compact(model: Any) -> None:
-    """Shorten what a file of a megabyte of weights has no room for.
-
-    Tensors inside get short names, equal constants become one, shapes inside and the names of Q
-    and DQ go; the other nodes keep theirs.
-    """
-    from onnx import numpy_helper
-
-    graph = model.graph
-    names = {value.name: value.name for value in [*graph.input, *graph.output]}
-    names[""] = ""  # an optional input left out
-    used = {name for node in graph.node for name in node.input}
-    known: dict[tuple[int, tuple[int, ...], bytes], str] = {}
-    constants = []
-    for tensor in graph.initializer:
-        if tensor.name in used:
-            content = numpy_helper.to_array(tensor).tobytes()
-            key = (tensor.data_type, tuple(tensor.dims), content)
-            if key not in known:
-                known[key] = f"c{len(known)}"
-                constants.append(numpy_helper.from_array(numpy_helper.to_array(tensor), known[key]))
-            names[tensor.name] = known[key]
-    del graph.value_info[:], graph.initializer[:], model.metadata_props[:]
-    graph.initializer.extend(constants)
-    for node in graph.node:
-        for field in (node.input, node.output):
-            for index, name in enumerate(field):
-                field[index] = names.setdefault(name, f"t{len(names)}")
-        if node.op_type in (_Q, _DQ):
-            node.name = ""
 
 
 def _replace(names: Any, old: str, new: str) -> None:

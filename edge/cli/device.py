@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.artifact import load_artifact
+from edge.artifact import Artifact, load_artifact
 from edge.detector import Detector
 from edge.errors import ImageError, SpecError
 from edge.latency import LatencySettings, measure
@@ -188,9 +188,25 @@ def info(arguments: argparse.Namespace) -> int:
     lines += [f"  {key:<26} {artifact.source[key]}" for key in shown if key in artifact.source]
     lines.append("made with:")
     lines.append("  " + ", ".join(f"{name} {version}" for name, version in artifact.tools.items()))
-    lines += parity_lines(artifact.parity)
+    lines += parity_lines(artifact.parity) + _quantisation_lines(artifact)
     print("\n".join(lines))
     return 0
+
+
+def _quantisation_lines(artifact: Artifact) -> list[str]:
+    """What was quantised with what, and what it cost; nothing for other precisions."""
+    lines = []
+    if artifact.quantisation:
+        made = artifact.quantisation
+        text = made.get("calibration", {}).get("text", "unknown pictures")
+        sha256 = str(made.get("calibration", {}).get("sha256", ""))[:16]
+        lines.append(f"quantised: calibrated on {text}, sha256 {sha256}")
+        floats = ", ".join(made.get("float_parts", ())) or "none"
+        lines.append(f"  parts that stay float, of {made.get('parts')}: {floats}")
+    if artifact.accuracy:
+        lines.append(f"accuracy: {artifact.accuracy['summary']}")
+        lines.append(f"  on {artifact.accuracy['data']}")
+    return lines
 
 
 def parity_lines(parity: dict[str, Any]) -> list[str]:

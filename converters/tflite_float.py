@@ -1,0 +1,77 @@
+"""Prepared ONNX -> the float .tflite network that every variant of the format starts from."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from converters.cache import cache_folder
+from converters.job import Job
+from converters.onnx2tf import (
+    LOCK,
+    MissingOperatorError,
+    onnx2tf_python,
+    refuse_flex,
+    run_onnx2tf,
+)
+from converters.onnx_file import load_onnx
+from converters.tflite_graph import NamedGraph, builtin_names, name_graph, read_graph
+from edge.errors import ToolError
+
+__all__ = ["float_graph"]
+
+# Largest difference of an output from ONNX Runtime's, relative to its largest value.
+_LARGEST_ERROR = 1e-4
+
+
+def float_graph(job: Job) -> NamedGraph:
+    """The float network, every tensor named, its outputs compared with ONNX Runtime's.
+
+    onnx2tf takes half a minute: what it made of a file is kept in the cache under the hash of the
+    file and of the lock. Where its plain conversion fails or computes something else it is run
+    again with its search for axis orders. Raises ToolError where that is no good either, its
+    environment cannot be built, or an operator is not TFLite's.
+    """
+    model = load_onnx(job.onnx_path)
+    digest = hashlib.sha256(job.onnx_path.read_bytes() + LOCK.read_bytes()).hexdigest()
+    kept = cache_folder() / "tflite" / f"{digest}.tflite"
+    if kept.is_file():
+        with contextlib.suppress(ToolError):  # damaged: made anew
+            return name_graph(kept, model, job.spec)
+    onnx2tf_python()
+    why = ""
+    with tempfile.TemporaryDirectory(dir=job.folder) as private:
+        for search in (False, True):
+            folder = Path(private) / ("search" if search else "plain")
+            folder.mkdir()
+            source = folder / "model.onnx"
+            shutil.copy(job.onnx_path, source)
+            try:
+                made = run_onnx2tf(source, model, folder, search=search)
+                refuse_flex(builtin_names(read_graph(made)), model)
+                named = name_graph(made, model, job.spec)
+            except MissingOperatorError:
+                raise
+            except ToolError as error:
+                why = str(error)
+                continue
+            if named.error <= _LARGEST_ERROR:
+                _keep(made, kept)
+                return named
+            why = f"an output is off by {named.error:.2g} of its largest value"
+    raise ToolError(
+        f"onnx2tf cannot convert {job.spec.name}, also with its search for axis orders; choose "
+        f"other formats with --formats. {why}"
+    )
+
+
+def _keep(made: Path, kept: Path) -> None:
+    """Into the cache, first under a name of this process's: nothing half-written is ever found."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    private = kept.with_suffix(f".{os.getpid()}")
+    shutil.copy(made, private)
+    private.replace(kept)
