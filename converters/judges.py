@@ -61,8 +61,8 @@ class Limits:
 # weight (and activation on ARM): logits move by about 0.01, boxes by a fraction of a pixel, and a
 # flat maximum by a few bins. Measured figures are in the README's table of variants.
 # Quantised answers are held to the accuracy on a whole data set (converters.gate). A single crop
-# says little (an ankle may change sides), and neither do the distances of background cells, of which
-# INT8 may turn half upside down. What fails here is plainly broken.
+# says little (an ankle may change sides), and so do the distances of background cells, which INT8
+# moves far without any harm. What fails here is plainly broken.
 _NO_LIMIT = 10_000.0
 _QUANTISED = Limits(0.5, _NO_LIMIT, _NO_LIMIT, _NO_LIMIT, 0.7, 0.3)
 
