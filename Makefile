@@ -1,7 +1,7 @@
 # Names for commands; the logic is in `edge` and .ci/. `make help` explains.
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-torch setup-onnx2tf convert run eval sensitivity verify info zoo fetch export bench-runtime \
-  bench-variants train-demo lint test lock clean
+  bench-variants train-demo lint test test-slow lock clean
 
 TARGET ?= android
 MODEL ?= rtmpose-t-demo
@@ -86,8 +86,11 @@ train-demo: setup-torch ## train the demo models again (two hours each on two co
 lint: .venv/.ready ## ruff, mypy --strict and the import layers
 	@.ci/lint
 
-test: .venv/.ready ## the whole test suite
-	@$(PYTHON) -m pytest
+test: .venv/.ready ## the test suite but for what takes more than a minute each
+	@$(PYTHON) -m pytest -m "not slow"
+
+test-slow: .venv/.ready ## the long tests: whole conversions, accuracy in full
+	@$(PYTHON) -m pytest -m slow
 
 lock: ## pin the newest allowed versions anew (needs uv)
 	uv pip compile pyproject.toml --extra host --group dev --python-version 3.11 --generate-hashes \

@@ -16,7 +16,7 @@ class VariantRow:
 
     ``computes_in`` is what the engine says of its arithmetic; ``ratio`` is the median latency over
     that of the model's ``onnx-fp32`` in the same run; ``decoded_error`` is against the FP32
-    reference in ``error_unit``; a point is 0.01 of ``metric``.
+    reference in ``error_unit``; a point is 0.01 of ``metric``. ``pck`` is PCK@0.05, of pose models.
     """
 
     model: str
@@ -31,11 +31,12 @@ class VariantRow:
     metric: str
     accuracy: float
     loss_points: float
+    pck: float | None = None
     float_parts: tuple[str, ...] = ()
 
 
 _HEAD = ("model", "variant", "computes in", "MB", "p50 ms", "p90 ms", "x onnx-fp32", "error",
-         "accuracy", "loss")  # fmt: skip
+         "accuracy", "loss", "PCK@0.05")  # fmt: skip
 
 
 def _cells(row: VariantRow) -> tuple[str, ...]:
@@ -50,6 +51,7 @@ def _cells(row: VariantRow) -> tuple[str, ...]:
         f"{row.decoded_error:.3g} {row.error_unit}",
         f"{row.metric} {row.accuracy:.4f}",
         f"{row.loss_points:+.2f}",
+        "" if row.pck is None else f"{row.pck:.4f}",
     )
 
 

@@ -172,7 +172,9 @@ def test_latency_of_an_artifact(built: Path, capsys: pytest.CaptureFixture[str])
     assert main(["latency", str(built), "--seconds", "0.05", "--threads", "1", "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert row["samples"] >= 50
-    assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
+    assert 0 < row["min_ms"] <= row["p50_ms"] <= row["max_ms"]
+    assert (row["p90_ms"] is None) == (row["samples"] < 64)
+    assert (row["p99_ms"] is None) == (row["samples"] < 662)
     assert row["inference_precision"] == "fp32" or os.uname().machine == "aarch64"
 
 

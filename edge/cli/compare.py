@@ -18,7 +18,7 @@ import numpy as np
 
 from edge.artifact import MANIFEST, Artifact, load_artifact
 from edge.errors import ArtifactError, EngineMissingError, SpecError
-from edge.latency import LatencySettings, measure_in_turn
+from edge.latency import P90_SAMPLES, LatencySettings, measure_in_turn
 from edge.session import EngineSettings, InferencePrecision, Session, open_session
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_compare", "compare"]
 
-# A 90th percentile needs this many samples (MLPerf's early stopping at 99 % confidence).
-_P90_SAMPLES = 64
 _ERROR_PICTURES = 48
 
 
@@ -138,7 +136,7 @@ def _rows(
     candidates = _candidates(artifacts, arguments.threads, stack)
     say(f"{model}: timing {len(candidates)} sessions")
     settings = LatencySettings(
-        min_count=_P90_SAMPLES,
+        min_count=P90_SAMPLES,
         min_duration_s=arguments.seconds,
         max_duration_s=max(120.0, 4 * arguments.seconds),
     )
@@ -156,7 +154,6 @@ def _rows(
         say(f"{model}: accuracy of {one.artifact.variant} in {precision}")
         scores = base if one is first else evaluate_session(one.session, data)
         error = decoded_error(truth, one.session, pictures)
-        enough = len(result.samples_ns) >= _P90_SAMPLES
         rows.append(
             VariantRow(
                 model=model,
@@ -164,13 +161,14 @@ def _rows(
                 computes_in=precision,
                 size_mb=one.artifact.size_bytes / 1e6,
                 p50_ms=result.percentile_ms(50),
-                p90_ms=result.percentile_ms(90) if enough else None,
+                p90_ms=result.summary.p90_ms,
                 ratio=result.percentile_ms(50) / base_ms,
                 decoded_error=error.value,
                 error_unit=error.unit,
                 metric=scores.metric,
                 accuracy=scores.value,
                 loss_points=100 * (base.value - scores.value),
+                pck=scores.figures.get("PCK@0.05"),
                 float_parts=tuple(one.artifact.quantisation.get("float_parts", ())),
             )
         )

@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from edge.artifact import Artifact, load_artifact
 from edge.detector import Detector
 from edge.errors import ImageError, SpecError
-from edge.latency import LatencySettings, measure
+from edge.latency import LatencySettings, measure, spread_reasons
 from edge.onestage import OneStage
 from edge.pipeline import Pipeline, Pose
 from edge.pose import PoseEstimator
@@ -151,16 +152,21 @@ def latency(arguments: argparse.Namespace) -> int:
             "threads": arguments.threads,
             "input_shape": list(shape),
             "samples": len(result.samples_ns),
-            **{f"p{p}_ms": round(result.percentile_ms(p), 3) for p in (50, 90, 99)},
-            "mean_ms": round(result.mean_ms, 3),
+            **{
+                key: value if value is None else round(value, 3)
+                for key, value in asdict(result.summary).items()
+                if key != "count"
+            },
             "valid": result.valid,
             "reasons": list(result.reasons),
+            # Not a reason: a short look at a busy machine is what this command is for.
+            "warnings": list(spread_reasons(result.samples_ns)),
         }
     if arguments.json:
         print(json.dumps(row, indent=2))
     else:
         for key, value in row.items():
-            print(f"{key:<20} {value}")
+            print(f"{key:<20} {'too few samples' if value is None else value}")
     return 0 if result.valid else 1
 
 
