@@ -100,31 +100,43 @@ def plot_svg(rows: Sequence[VariantRow], caption: str) -> bytes:
     models = list(dict.fromkeys(row.model for row in rows))
     # Text stays text, and the same rows give the same bytes.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "edgepose"}):
-        figure = Figure(figsize=(6.5 * len(models), 4.8), layout="constrained")
+        figure = Figure(figsize=(6.0 * len(models), 5.4), layout="constrained")
+        handles: dict[str, Any] = {}
         for panel, model in enumerate(models, start=1):
             axes = figure.add_subplot(1, len(models), panel)
-            for row in rows:
-                if row.model != model:
-                    continue
+            shown = [row for row in rows if row.model == model]
+            for row in shown:
                 kind, _, precision = row.variant.partition("-")
-                axes.plot(
+                label = row.variant + (" (bf16)" if row.computes_in == "bf16" else "")
+                (handles[label],) = axes.plot(
                     row.p50_ms,
                     row.loss_points,
                     _MARKERS[precision],
                     color=_COLOURS[kind],
                     fillstyle="none" if row.computes_in == "bf16" else "full",
                     markersize=8,
-                    label=row.variant + (" (bf16)" if row.computes_in == "bf16" else ""),
                 )
-            axes.set(
-                title=model, xlabel="median latency in ms", ylabel=f"points of {row.metric} lost"
-            )
-            axes.set_xlim(left=0)
-            axes.set_yscale("symlog", linthresh=1.0)
-            axes.axhline(0, color="#999999", linewidth=0.8)
-            axes.grid(visible=True, color="#dddddd", linewidth=0.5)
-            axes.legend(fontsize=7, ncols=2)
-        figure.supxlabel(caption, fontsize=7)
+            _label_axes(axes, shown)
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5,
+                      fontsize=8, frameon=False)  # fmt: skip
+        figure.suptitle(caption, fontsize=8, color="#555555")
         stream = BytesIO()
         figure.savefig(stream, format="svg", metadata={"Date": None})
     return stream.getvalue()
+
+
+def _label_axes(axes: Any, rows: Sequence[VariantRow]) -> None:
+    """Latency on a logarithmic axis: the slowest variant may take a hundred times the fastest's."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set(
+        title=rows[0].model,
+        xlabel="median latency in ms",
+        ylabel=f"points of {rows[0].metric} lost",
+        xscale="log",
+    )
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.axhline(0, color="#999999", linewidth=0.8)
+    axes.grid(visible=True, color="#dddddd", linewidth=0.5)
