@@ -25,7 +25,7 @@ help: ## this text
 	@echo "  FORMATS=V,V           other variants than the target's, for example openvino-int8; or all"
 	@echo "  CALIB=DIR|FILE.json   pictures to calibrate int8 with (rendered people)"
 	@echo "  BATCH=N               fix the batch, for throughput (onnx and openvino)"
-	@echo "  SIZE=HxW              detector input size, where the file leaves it open (320x320)"
+	@echo "  SIZE=HxW              input size of the detector, for example 640x640"
 	@echo "  OUT=DIR               where artifacts go ($(OUT))"
 	@echo "values for run: MODEL=, DET= (artifact folders, files or names), IMAGES='PHOTO ...', OUT="
 	@echo "values for eval, bench-variants: DATA=FILE.json|synthetic:N ($(DATA)), IMAGES=DIR, THREADS="

@@ -62,12 +62,26 @@ def convert_ncnn(job: Job) -> dict[str, str]:
             last = " | ".join(log.splitlines()[-3:])
             raise ToolError(f"pnnx left no {name}; it said: {last}")
     text = (work / param).read_text(encoding="ascii")
+    _refuse_unknown_layers(text, job.spec.name)
     names = {"in0": job.spec.input.name}
     names |= {f"out{index}": tensor.name for index, tensor in enumerate(job.spec.outputs)}
     (job.folder / param).write_text(rename_blobs(text, names), encoding="ascii")
     (work / weights).rename(job.folder / weights)
     shutil.rmtree(work)
     return {"model": param, "weights": weights}
+
+
+def _refuse_unknown_layers(param: str, name: str) -> None:
+    """Raise ToolError for a layer that ncnn lacks: pnnx passes on what it cannot convert."""
+    import ncnn
+
+    for line in param.splitlines()[2:]:
+        kind, layer = line.split()[:2]
+        if ncnn.layer_to_index(kind) < 0:
+            raise ToolError(
+                f"ncnn has no operator {kind} (layer {layer!r} of {name}); the formats that have "
+                "it: onnx"
+            )
 
 
 def rename_blobs(param: str, names: dict[str, str]) -> str:

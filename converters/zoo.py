@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from converters.cache import cache_folder, file_name
+from converters.sized_copy import sized_copy
 from converters.source import Source
 from converters.zoo_entry import NAME, ZooEntry, parse_zoo
 from edge.artifact import sha256_of
@@ -93,6 +94,8 @@ def find_source(
     if path.suffix == ".zip" or path.is_dir():
         path, found = _read_sdk(path, chosen)
         return Source(chosen, path, spec or found, input_hw)
+    if input_hw is not None and spec is None:
+        path = sized_copy(path, input_hw)
     return Source(chosen, path, spec, input_hw)
 
 

@@ -241,6 +241,20 @@ def test_a_tool_that_lies_is_caught(
     assert files_under(tmp_path / "build") == []
 
 
+def test_an_operator_that_a_format_lacks_is_named(tmp_path: Path) -> None:
+    model = tiny_simcc_model()
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if name == "input":
+                node.input[index] = "tossed"
+    model.graph.node.insert(0, onnx.helper.make_node("Bernoulli", ["input"], ["tossed"], "coin"))
+    model.opset_import[0].version = max(15, model.opset_import[0].version)
+    path = tmp_path / "coin.onnx"
+    onnx.save(model, str(path))
+    with pytest.raises(ToolError, match=r"ncnn has no operator Bernoulli .*that have it: onnx"):
+        convert(path, tmp_path / "build")
+
+
 def test_images_without_an_answer_prove_nothing(tiny_onnx: Path, tmp_path: Path) -> None:
     def black(spec: ModelSpec) -> list[NamedFeeds]:
         return [NamedFeeds("black", {"input": np.zeros((1, 3, *spec.input_hw), np.float32)})]

@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "--size",
         type=_size,
-        help="HxW of the detector's (or only model's) input, where the file leaves it open",
+        help="HxW of the detector's (or only model's) input, where it can be chosen",
     )
     convert.add_argument(
         "--batch",
