@@ -220,9 +220,10 @@ class StandInPhone:
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
     def reboot(self, away_s: float = 1.0) -> None:
-        """Every program dies, the connection goes, and comes back after a while."""
-        self.kill_running()
+        """The connection goes, every program dies, and the phone comes back after a while."""
+        # In this order: no program's end is told to the host any more.
         self.pull_cable()
+        self.kill_running()
         timer = threading.Timer(away_s, self.plug_in)
         timer.daemon = True
         timer.start()
