@@ -6,8 +6,6 @@ raw outputs are averaged, decoding comes after.
 
 from __future__ import annotations
 
-from types import TracebackType
-
 import numpy as np
 
 from edge.errors import SpecError
@@ -16,7 +14,7 @@ from edge.session import Array, Feeds, Session
 __all__ = ["MirrorAveraged"]
 
 
-class MirrorAveraged:
+class MirrorAveraged(Session):
     """A pose session whose outputs are the mean of those for a crop and for its mirror image.
 
     Left and right keypoints change places, SimCC's x bins and the columns of heatmaps run
@@ -70,15 +68,3 @@ class MirrorAveraged:
     def close(self) -> None:
         """Close the session behind it."""
         self._session.close()
-
-    def __enter__(self) -> MirrorAveraged:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
-        self.close()

@@ -14,7 +14,6 @@
     |-- StepError                 a step of a conversion broke its promise
     |-- ParityError               the answers of an artifact differ from its reference's
     |-- AccuracyError             a quantised artifact lost more accuracy than it may
-    |-- DeviceError               a device that cannot be reached, refuses, or breaks off
     `-- CheckoutError             a host-only command in an installed wheel
 """
 
@@ -22,7 +21,6 @@ __all__ = [
     "AccuracyError",
     "ArtifactError",
     "CheckoutError",
-    "DeviceError",
     "EdgeError",
     "EngineError",
     "EngineMissingError",
@@ -82,10 +80,6 @@ class ParityError(EdgeError):
 
 class AccuracyError(EdgeError):
     """A quantised artifact lost more accuracy than it may."""
-
-
-class DeviceError(EdgeError):
-    """A device that cannot be reached, refuses, or breaks off."""
 
 
 class CheckoutError(EdgeError):

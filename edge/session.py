@@ -80,7 +80,7 @@ class EngineSettings:
 
 
 class Session(Protocol):
-    """A loaded network.
+    """A loaded network; engines inherit from it what ``with`` does.
 
     ``max_batch`` is the batch size that one call takes, None where any does; a network with a
     fixed batch takes exactly that. ``engine`` names engine and version.
@@ -102,7 +102,8 @@ class Session(Protocol):
         """Free the network; the session cannot run afterwards."""
         ...
 
-    def __enter__(self) -> Session: ...
+    def __enter__(self) -> Session:
+        return self
 
     def __exit__(
         self,
@@ -110,7 +111,8 @@ class Session(Protocol):
         value: BaseException | None,
         trace: TracebackType | None,
         /,
-    ) -> None: ...
+    ) -> None:
+        self.close()
 
 
 def check_feeds(spec: ModelSpec, feeds: Feeds) -> Array:

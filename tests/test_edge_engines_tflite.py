@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edge.artifact import Artifact
-from edge.engines.tflite import TfliteSession, import_interpreter, open_engine, quietly
+from edge.engines.tflite import import_interpreter, open_engine, quietly
 from edge.errors import ArtifactError, EngineError, EngineMissingError, FeedError, SpecError
 from edge.session import Array, EngineSettings
 from edge.spec import ModelSpec, Precision, TensorSpec, Variant
@@ -324,7 +324,6 @@ def test_the_older_runtime_serves_too(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     monkeypatch.setitem(sys.modules, "tflite_runtime.interpreter", real)
     monkeypatch.setattr("importlib.metadata.version", lambda name: f"2.14 of {name}")
-    session: TfliteSession
     with open_engine(artifact_of(tmp_path), ONE) as session:
         assert session.engine == "tflite-runtime 2.14 of tflite-runtime"
         got = session.run({"input": feed()})["heatmaps"]

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import platform
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from edge.artifact import Artifact, load_constants
 from edge.errors import EngineError
-from edge.session import Array, EngineSettings, Feeds, check_feeds, import_engine, refuse_bf16
+from edge.session import (
+    Array,
+    EngineSettings,
+    Feeds,
+    Session,
+    check_feeds,
+    import_engine,
+    refuse_bf16,
+)
 
 __all__ = ["NcnnSession", "open_engine"]
 
 
-class NcnnSession:
+class NcnnSession(Session):
     """A ``.param`` / ``.bin`` pair on ncnn, which takes one image a call."""
 
     def __init__(self, artifact: Artifact, settings: EngineSettings) -> None:
@@ -67,18 +74,6 @@ class NcnnSession:
     def close(self) -> None:
         """Free the network."""
         self._net = None
-
-    def __enter__(self) -> NcnnSession:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
-        self.close()
 
 
 def open_engine(artifact: Artifact, settings: EngineSettings) -> NcnnSession:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from edge.artifact import Artifact, load_constants
 from edge.errors import EngineError
-from edge.session import Array, EngineSettings, Feeds, check_feeds, import_engine, refuse_bf16
+from edge.session import (
+    Array,
+    EngineSettings,
+    Feeds,
+    Session,
+    check_feeds,
+    import_engine,
+    refuse_bf16,
+)
 from edge.spec import ModelSpec
 
 __all__ = ["OnnxRuntimeSession", "open_engine"]
 
 
-class OnnxRuntimeSession:
+class OnnxRuntimeSession(Session):
     """An ONNX file on ONNX Runtime's CPU provider.
 
     The CPU provider computes in the types that the file holds and never lowers them, so the
@@ -76,18 +83,6 @@ class OnnxRuntimeSession:
     def close(self) -> None:
         """Free the network."""
         self._session = None
-
-    def __enter__(self) -> OnnxRuntimeSession:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
-        self.close()
 
 
 def open_engine(artifact: Artifact, settings: EngineSettings) -> OnnxRuntimeSession:

@@ -6,12 +6,11 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any
 
 from edge.artifact import Artifact, load_constants
 from edge.errors import EngineError
-from edge.session import Array, EngineSettings, Feeds, check_feeds, import_engine
+from edge.session import Array, EngineSettings, Feeds, Session, check_feeds, import_engine
 
 __all__ = [
     "OpenVinoSession",
@@ -69,7 +68,7 @@ def keep_signal_stack() -> Iterator[None]:
         sigaltstack(ctypes.byref(stack), None)
 
 
-class OpenVinoSession:
+class OpenVinoSession(Session):
     """An ``.xml`` / ``.bin`` pair on OpenVINO's CPU plugin.
 
     The precision is always stated: left to itself OpenVINO takes bf16 where the CPU has it, and
@@ -139,18 +138,6 @@ class OpenVinoSession:
         """Free the network."""
         self._request = self._input = None
         self._outputs = {}
-
-    def __enter__(self) -> OpenVinoSession:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
-        self.close()
 
 
 def open_engine(artifact: Artifact, settings: EngineSettings) -> OpenVinoSession:

@@ -7,7 +7,6 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -65,7 +64,7 @@ def open_engine(artifact: Artifact, settings: EngineSettings) -> Session:
     )
 
 
-class TensorRtSession:
+class TensorRtSession(Session):
     """A built engine through TensorRT's Python package, 8.2 to 11.
 
     The types of its layers were decided when it was built, so that the inference precision is the
@@ -142,20 +141,8 @@ class TensorRtSession:
                 self._network = None
             memory.close()
 
-    def __enter__(self) -> TensorRtSession:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
-        self.close()
-
-
-class TrtexecSession:
+class TrtexecSession(Session):
     """A built engine through trtexec, which starts anew for every call."""
 
     def __init__(self, artifact: Artifact, program: str) -> None:
@@ -223,18 +210,6 @@ class TrtexecSession:
 
     def close(self) -> None:
         """Nothing stays loaded between calls."""
-
-    def __enter__(self) -> TrtexecSession:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
-        self.close()
 
 
 def _in_turns(

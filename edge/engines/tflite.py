@@ -9,14 +9,21 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from edge.artifact import Artifact, load_constants
 from edge.errors import ArtifactError, EngineError, EngineMissingError
-from edge.session import Array, EngineSettings, Feeds, check_feeds, import_engine, refuse_bf16
+from edge.session import (
+    Array,
+    EngineSettings,
+    Feeds,
+    Session,
+    check_feeds,
+    import_engine,
+    refuse_bf16,
+)
 from edge.spec import TensorSpec
 
 __all__ = ["LAYOUT", "TfliteSession", "first_line", "import_interpreter", "open_engine", "quietly"]
@@ -102,7 +109,7 @@ class _Tensor:
         return value
 
 
-class TfliteSession:
+class TfliteSession(Session):
     """A ``.tflite`` file on the CPU, through XNNPACK where that knows an operator.
 
     The file's signature names its inputs and outputs as the spec does, and a JSON file beside it
@@ -163,18 +170,6 @@ class TfliteSession:
         """Free the network."""
         self._interpreter = self._input = None
         self._outputs = []
-
-    def __enter__(self) -> TfliteSession:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
-        self.close()
 
 
 def open_engine(artifact: Artifact, settings: EngineSettings) -> TfliteSession:
