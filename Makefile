@@ -76,8 +76,10 @@ bench-runtime: .venv/.ready ## our image and decoding code against OpenCV, as ra
 	@$(PYTHON) tests/bench_runtime.py
 
 bench-variants: .venv/.ready ## every variant of both demo models in one table: size, latency, error, accuracy
-	@$(EDGE) convert --target x86 --formats all --out $(OUT) $(if $(DATA),--eval-data $(DATA)) || echo "bench-variants: goes on with what was made"
-	@$(EDGE) compare $(OUT)/x86 --threads $(THREADS) --data $(DATA) --out $(OUT)/variants
+	@$(EDGE) convert --target x86 --formats all --out $(OUT) --eval-data $(DATA) \
+	  $(if $(IMAGES),--eval-images $(IMAGES)) || echo "bench-variants: goes on with what was made"
+	@$(EDGE) compare $(OUT)/x86 --threads $(THREADS) --data $(DATA) $(if $(IMAGES),--images $(IMAGES)) \
+	  --out $(OUT)/variants
 
 train-demo: setup-torch ## train the demo models again (two hours each on two cores)
 	@$(EDGE) train --out $(OUT)/train/pose

@@ -20,7 +20,14 @@ from converters.source import Source
 from edge.artifact import Artifact, sha256_of
 from edge.engines.onnxruntime import OnnxRuntimeSession
 from edge.errors import AccuracyError, ParityError, SpecError
-from edge.session import EngineSettings, Feeds, InferencePrecision, Session, open_session
+from edge.session import (
+    EngineSettings,
+    Feeds,
+    InferencePrecision,
+    Session,
+    open_session,
+    shipped_precision,
+)
 from edge.spec import QUANTISED, Format, ModelSpec, Precision, Variant
 
 __all__ = [
@@ -347,8 +354,8 @@ def judge_parity(
     arithmetic is judged on FP16 arithmetic. The engine takes fp32 where there is none, and the
     report says which it was.
     """
-    own: InferencePrecision = "fp16" if artifact.variant.precision == "fp16" else "fp32"
-    settings = EngineSettings(inference_precision=inference_precision or own)
+    precision = inference_precision or shipped_precision(artifact)
+    settings = EngineSettings(inference_precision=precision)
     with open_artifact(artifact, settings) as session:
         return check_parity(
             prepared,

@@ -28,6 +28,7 @@ __all__ = [
     "import_engine",
     "open_session",
     "refuse_bf16",
+    "shipped_precision",
 ]
 
 Array = npt.NDArray[Any]
@@ -150,6 +151,11 @@ def import_engine(module: str, extra: str) -> Any:
         raise EngineMissingError(
             f"{module} is not installed ({error}): pip install 'edgepose[{extra}]'"
         ) from None
+
+
+def shipped_precision(artifact: Artifact) -> InferencePrecision:
+    """What an artifact's arithmetic is meant to be: an fp16 variant's may be half floats."""
+    return "fp16" if artifact.variant.precision == "fp16" else "fp32"
 
 
 def open_session(artifact: Artifact, settings: EngineSettings | None = None) -> Session:

@@ -18,8 +18,14 @@ import numpy as np
 
 from edge.artifact import MANIFEST, Artifact, load_artifact
 from edge.errors import ArtifactError, EngineMissingError, SpecError
-from edge.latency import P90_SAMPLES, LatencySettings, measure_in_turn
-from edge.session import EngineSettings, InferencePrecision, Session, open_session
+from edge.latency import P90_SAMPLES, LatencySettings, measure_in_turn, spread_reasons
+from edge.session import (
+    EngineSettings,
+    InferencePrecision,
+    Session,
+    open_session,
+    shipped_precision,
+)
 
 if TYPE_CHECKING:
     from calibration.data_set import DataSet
@@ -76,14 +82,17 @@ def compare(arguments: argparse.Namespace) -> int:
     if arguments.threads < 1 or arguments.seconds <= 0:
         raise SpecError("--threads and --seconds must be positive")
     say = _say if sys.stderr.isatty() else _quiet
-    by_model: dict[str, list[Artifact]] = {}
+    by_model: dict[tuple[str, tuple[int, int]], list[Artifact]] = {}
     for artifact in _artifacts(arguments.artifacts):
-        by_model.setdefault(artifact.spec.name, []).append(artifact)
+        by_model.setdefault((artifact.spec.name, artifact.spec.input_hw), []).append(artifact)
+    sizes = {name: sum(one == name for one, _ in by_model) for name, _ in by_model}
     rows: list[VariantRow] = []
-    for model, artifacts in by_model.items():
+    engines: set[str] = set()
+    for (name, (height, width)), artifacts in by_model.items():
+        model = name if sizes[name] == 1 else f"{name} {height}x{width}"
         with ExitStack() as stack:
-            rows += _rows(model, artifacts, arguments, stack, say)
-    about = _about(arguments)
+            rows += _rows(model, artifacts, arguments, stack, say, engines)
+    about = _about(arguments, engines)
     if arguments.json:
         print(json.dumps({"about": about, "rows": rows_json(rows)}, indent=2))
     else:
@@ -111,7 +120,12 @@ def _artifacts(paths: Sequence[Path]) -> list[Artifact]:
             raise ArtifactError(f"{path}: no artifact here; `edge convert` makes them")
         found += [folder if folder.is_dir() else folder.parent for folder in folders]
     artifacts = [load_artifact(folder) for folder in dict.fromkeys(found)]
-    return [one for one in artifacts if one.variant.format != "tensorrt"]
+    # A kit has no engine yet, and a batch takes another time than a picture.
+    return [
+        one
+        for one in artifacts
+        if one.variant.format != "tensorrt" and one.spec.input.shape[0] in (None, 1)
+    ]
 
 
 def _rows(
@@ -120,6 +134,7 @@ def _rows(
     arguments: argparse.Namespace,
     stack: ExitStack,
     say: Callable[[str], None],
+    engines: set[str],
 ) -> list[VariantRow]:
     from calibration.accuracy import evaluate_session
     from calibration.data_set import load_data
@@ -129,11 +144,12 @@ def _rows(
     reference = next((one for one in artifacts if str(one.variant) == "onnx-fp32"), None)
     if reference is None:
         raise ArtifactError(
-            f"{model}: its onnx-fp32 artifact is what the others are held against; "
-            f"edge convert --model {model} --formats onnx-fp32"
+            f"{model}: its onnx-fp32 artifact is what the others are held against; make it with "
+            "edge convert --formats onnx-fp32"
         )
     say(f"{model}: opening {len(artifacts)} artifacts")
     candidates = _candidates(artifacts, arguments.threads, stack)
+    engines |= {one.session.engine for one in candidates}
     say(f"{model}: timing {len(candidates)} sessions")
     settings = LatencySettings(
         min_count=P90_SAMPLES,
@@ -151,6 +167,8 @@ def _rows(
     rows = []
     for one, result in zip(candidates, timed, strict=True):
         precision = one.session.inference_precision
+        for doubt in (*result.reasons, *spread_reasons(result.samples_ns)):
+            print(f"{model} {one.artifact.variant} in {precision}: {doubt}", file=sys.stderr)
         say(f"{model}: accuracy of {one.artifact.variant} in {precision}")
         scores = base if one is first else evaluate_session(one.session, data)
         error = decoded_error(truth, one.session, pictures)
@@ -181,8 +199,9 @@ def _candidates(artifacts: Sequence[Artifact], threads: int, stack: ExitStack) -
     found = []
     for artifact in artifacts:
         spec = artifact.spec
-        own: InferencePrecision = "fp16" if artifact.variant.precision == "fp16" else "fp32"
-        wanted = [own, "bf16"] if artifact.variant.format == "openvino" else [own]
+        wanted: list[InferencePrecision] = [shipped_precision(artifact)]
+        if artifact.variant.format == "openvino":
+            wanted.append("bf16")
         seen: set[str] = set()
         for precision in wanted:
             try:
@@ -218,12 +237,13 @@ def _error_feeds(data: DataSet, reference: Artifact) -> list[dict[str, np.ndarra
     return feeds
 
 
-def _about(arguments: argparse.Namespace) -> str:
+def _about(arguments: argparse.Namespace, engines: set[str]) -> str:
     """What was measured, where and how, on one line."""
     threads = f"{arguments.threads} thread{'s' if arguments.threads > 1 else ''}"
     return (
         f"{_cpu()}, {os.cpu_count()} cores, {platform.system()}, Python "
-        f"{platform.python_version()}; {threads}, batch 1, in turns; accuracy on {arguments.data}; "
+        f"{platform.python_version()}, {', '.join(sorted(engines))}; {threads}, batch 1, in turns; "
+        f"accuracy on {arguments.data}; "
         f"`edge compare --threads {arguments.threads} --data {arguments.data}`"
     )
 

@@ -19,7 +19,13 @@ from edge.latency import LatencySettings, measure, spread_reasons
 from edge.onestage import OneStage
 from edge.pipeline import Pipeline, Pose
 from edge.pose import PoseEstimator
-from edge.session import EngineSettings, InferencePrecision, Session, open_session
+from edge.session import (
+    EngineSettings,
+    InferencePrecision,
+    Session,
+    open_session,
+    shipped_precision,
+)
 
 
 def _open(text: str, arguments: argparse.Namespace) -> Session:
@@ -28,8 +34,8 @@ def _open(text: str, arguments: argparse.Namespace) -> Session:
     precision: InferencePrecision | None = arguments.inference_precision
     if path.is_dir():
         artifact = load_artifact(path, allow_failed=arguments.allow_failed)
-        own: InferencePrecision = "fp16" if artifact.variant.precision == "fp16" else "fp32"
-        return open_session(artifact, EngineSettings(arguments.threads, precision or own))
+        settings = EngineSettings(arguments.threads, precision or shipped_precision(artifact))
+        return open_session(artifact, settings)
     from edge.cli.host import open_onnx
 
     return open_onnx(text, EngineSettings(arguments.threads, precision or "fp32"))
