@@ -33,7 +33,15 @@ from edge.errors import ArtifactError, EdgeError, ModelFileError, SpecError
 from edge.session import InferencePrecision
 from edge.spec import QUANTISED, ModelSpec, Variant
 
-__all__ = ["CONVERTERS", "Made", "Source", "convert_model", "verify_artifact"]
+__all__ = [
+    "CONVERTERS",
+    "Made",
+    "Source",
+    "check_tools",
+    "convert_model",
+    "tool_versions",
+    "verify_artifact",
+]
 
 _NCNN, _OPENVINO, _NNCF = ("pnnx", "ncnn"), ("openvino",), ("nncf", "openvino")
 _TFLITE = ("onnx2tf", "ai-edge-litert", "ai-edge-quantizer")
@@ -103,9 +111,7 @@ def convert_model(
             begin = time.perf_counter()
             try:
                 if not any_version:
-                    tools = CONVERTERS[str(variant)].tools
-                    # onnx2tf's environment bears the mark of its own lock.
-                    check_versions((*_COMMON_TOOLS, *(n for n in tools if n != "onnx2tf")))
+                    check_tools(CONVERTERS[str(variant)])
                 _convert_one(model, variant, folder, on_row, on_begin, force=force)
                 made.append(Made(source.name, variant, folder))
             except EdgeError as error:
@@ -146,7 +152,7 @@ def _convert_one(
     key = _key(model, variant)
     artifact = None if force else _current(folder, key)
     if artifact is None:
-        convert_variant(model, variant, route, folder, key, _tools(route), on_row, on_begin)
+        convert_variant(model, variant, route, folder, key, tool_versions(route), on_row, on_begin)
         return
     verdict = str((artifact.accuracy or artifact.parity).get("summary", ""))
     step = f"{variant} up to date"
@@ -193,7 +199,14 @@ def _current(folder: Path, key: str) -> Artifact | None:
         return None  # changed or failed: made anew
 
 
-def _tools(route: Route) -> dict[str, str]:
+def check_tools(route: Route) -> None:
+    """Raise ToolError where a tool of the route is missing or not of the lock's version."""
+    # onnx2tf's environment bears the mark of its own lock.
+    check_versions((*_COMMON_TOOLS, *(name for name in route.tools if name != "onnx2tf")))
+
+
+def tool_versions(route: Route) -> dict[str, str]:
+    """The versions of all that decides what a route makes."""
     names = ("edgepose", *_COMMON_TOOLS, *route.tools)
     versions = {"python": platform.python_version()} | {name: version_of(name) for name in names}
     if "onnx2tf" in versions:
@@ -212,7 +225,7 @@ def _key(model: ModelInWork, variant: Variant) -> str:
         "variant": str(variant),
         "batch": asked.batch,
         "images": asked.parity.text,
-        "tools": _tools(CONVERTERS[str(variant)]),
+        "tools": tool_versions(CONVERTERS[str(variant)]),
         "code": _code_sha256(),
     }
     if variant.precision in QUANTISED:

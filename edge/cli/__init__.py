@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import edge
-from edge.cli import compare, device, evaluate, host, models, quantisation
+from edge.cli import compare, device, evaluate, host, models, quantisation, sensitivity
 from edge.errors import EdgeError
 from edge.session import default_threads
 from edge.spec import PRECISIONS
@@ -154,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--json", action="store_true")
 
     evaluate.add_evaluate(command, _add_engine)
-    quantisation.add_sensitivity(command)
+    sensitivity.add_sensitivity(command)
     compare.add_compare(command)
 
     info = command("info", device.info, "Show all that is known of an artifact.")
