@@ -14,6 +14,7 @@
     |-- StepError                 a step of a conversion broke its promise
     |-- ParityError               the answers of an artifact differ from its reference's
     |-- AccuracyError             a quantised artifact lost more accuracy than it may
+    |-- DeviceError               a device that cannot be reached, refuses, or breaks off
     `-- CheckoutError             a host-only command in an installed wheel
 """
 
@@ -21,6 +22,7 @@ __all__ = [
     "AccuracyError",
     "ArtifactError",
     "CheckoutError",
+    "DeviceError",
     "EdgeError",
     "EngineError",
     "EngineMissingError",
@@ -80,6 +82,10 @@ class ParityError(EdgeError):
 
 class AccuracyError(EdgeError):
     """A quantised artifact lost more accuracy than it may."""
+
+
+class DeviceError(EdgeError):
+    """A device that cannot be reached, refuses, or breaks off."""
 
 
 class CheckoutError(EdgeError):

@@ -1,0 +1,131 @@
+"""``edge report``: runs as a table, JSON, Markdown or a page, and against earlier ones.
+
+It needs a checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from edge.errors import SpecError
+
+__all__ = ["add_report", "report"]
+
+
+def add_report(command: Callable[[str, Callable[[argparse.Namespace], int], str], Any]) -> None:
+    """Add the command; ``command(name, run, text)`` makes its parser."""
+    parser = command(
+        "report", report, "What `edge bench` measured: a table, files for others, or a comparison."
+    )
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        metavar="RUN.json",
+        help="files of runs, folders of them, or glob patterns in quotes",
+    )
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE.html", help="write one page that needs no network"
+    )
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE.md", help="write the tables as Markdown"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("--title", default="Latency report", help="of the page")
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("OLD", "NEW"),
+        help="the change of the median latency, with its confidence; each a file, folder or "
+        "pattern. Exits 1 where a change is past the limit or could not be judged",
+    )
+    parser.add_argument(
+        "--max-regression",
+        type=_share,
+        default=0.05,
+        metavar="PERCENT",
+        help="how much slower NEW may be (default: 5%%)",
+    )
+    parser.add_argument(
+        "--include-invalid", action="store_true", help="compare INVALID runs too, marked so"
+    )
+    parser.add_argument(
+        "--any-device", action="store_true", help="compare runs of different devices"
+    )
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Show runs, or compare two sets of them."""
+    from edge.cli.host import need_checkout
+
+    need_checkout("report")
+    for path in (arguments.html, arguments.markdown):
+        if path and not path.absolute().parent.is_dir():
+            raise SpecError(f"{path}: its folder does not exist")
+    if arguments.compare:
+        return _compare(arguments)
+    from targets.report import markdown, report_json, text_report
+    from targets.result import read_runs
+
+    if not arguments.runs:
+        raise SpecError("name the runs: edge report build/results, or --compare OLD NEW")
+    runs = read_runs(arguments.runs)
+    if arguments.html:
+        from targets.report_html import html_page
+
+        page = html_page(runs, made=datetime.now(timezone.utc), title=arguments.title)
+        _write(arguments.html, page)
+    if arguments.markdown:
+        _write(arguments.markdown, markdown(runs))
+    print(json.dumps(report_json(runs), indent=2) if arguments.json else text_report(runs))
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from targets.report import comparison_json, comparison_markdown, comparison_text
+    from targets.report_compare import compare_runs
+    from targets.result import read_runs
+
+    if arguments.runs or arguments.html:
+        raise SpecError("--compare takes OLD and NEW alone, and writes no page; leave the rest out")
+    old, new = (read_runs([side]) for side in arguments.compare)
+    comparison = compare_runs(
+        old,
+        new,
+        max_regression=arguments.max_regression,
+        include_invalid=arguments.include_invalid,
+        any_device=arguments.any_device,
+    )
+    if arguments.markdown:
+        _write(arguments.markdown, comparison_markdown(comparison))
+    if arguments.json:
+        print(json.dumps(comparison_json(comparison), indent=2))
+    else:
+        print(comparison_text(comparison))
+    return 0 if comparison.passed else 1
+
+
+def _write(path: Path, text: str) -> None:
+    from edge.picture import write_bytes
+
+    # Names come from devices: a lone surrogate must not lose the report.
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+    print(f"-> {path}", file=sys.stderr)
+
+
+def _share(text: str) -> float:
+    """``5%`` as 0.05; a number without the sign is refused, for 5 and 0.05 are both meant."""
+    number = text.removesuffix("%").strip()
+    try:
+        value = float(number) / 100
+    except ValueError:
+        value = -1.0
+    if not text.endswith("%") or not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no percentage, for example 5%")
+    return value

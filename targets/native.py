@@ -1,0 +1,383 @@
+"""The native runner from this side: its command line, and its one line of JSON as a value.
+
+Nothing here runs anything: the argument vector goes through a transport, and what came back is read
+here. ``targets/runner/`` holds the runner itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.errors import DeviceError
+from edge.latency import LatencySettings
+from targets.transport import Done
+
+__all__ = [
+    "NATIVE_PRECISIONS",
+    "NativeClocks",
+    "NativeInput",
+    "NativeNetwork",
+    "NativeOutput",
+    "NativePrecision",
+    "NativeRun",
+    "finished_run",
+    "parse_runner_line",
+    "read_dump",
+    "runner_argv",
+    "write_input",
+]
+
+NativePrecision = Literal["fp32", "fp16", "fp16-storage", "bf16"]
+NATIVE_PRECISIONS: tuple[NativePrecision, ...] = ("fp32", "fp16", "fp16-storage", "bf16")
+
+Array = npt.NDArray[np.float32]
+
+_SCHEMA = 1
+_KIND = "edgepose-runner"
+# What the runner's exit codes stand for; its line on stderr says the rest.
+_EXITS = {
+    2: "the runner refused its command line",
+    3: "the runner cannot load the network",
+    4: "the inputs do not fit the network",
+    5: "the network failed in running",
+    6: "the CPU mask does not hold",
+    7: "the runner cannot write its results (is the storage full?)",
+    126: "the runner may not be executed there (is the folder mounted noexec?)",
+    127: "the runner is not there",
+    132: "the runner has instructions that this CPU lacks",
+    137: "the runner was killed, as the kernel does when memory runs out",
+    139: "the runner crashed",
+}
+
+
+@dataclass(frozen=True)
+class NativeInput:
+    """An input file on the device: raw little-endian float32 of this shape, a batch of one."""
+
+    name: str
+    path: str
+    shape: tuple[int, ...]
+
+    def word(self) -> str:
+        """The runner's way to write it; ValueError where it has none."""
+        if "=" in self.name or not self.name or not self.path:
+            raise ValueError(f"an input's name cannot be {self.name!r}, its file {self.path!r}")
+        return f"{self.name}={self.path}:{'x'.join(map(str, self.shape))}"
+
+
+@dataclass(frozen=True)
+class NativeNetwork:
+    """A network's files on the device, its inputs, and the outputs to extract."""
+
+    param: str
+    weights: str
+    inputs: tuple[NativeInput, ...]
+    outputs: tuple[str, ...]
+
+    def flags(self, prefix: str) -> list[str]:
+        """The runner's options for it."""
+        flags = [f"{prefix}param", self.param, f"{prefix}bin", self.weights]
+        for item in self.inputs:
+            flags += [f"{prefix}input", item.word()]
+        return [*flags, f"{prefix}outputs", ",".join(self.outputs)]
+
+
+def runner_argv(
+    runner: str,
+    network: NativeNetwork,
+    *,
+    precision: NativePrecision,
+    threads: int,
+    settings: LatencySettings | None = None,
+    cpu_mask: str | None = None,
+    pause_ms: float = 0.0,
+    block_size: int = 64,
+    dump: str | None = None,
+    detector: NativeNetwork | None = None,
+    interval: int = 5,
+) -> list[str]:
+    """The command line of one run.
+
+    Without ``settings`` the network runs once and nothing is measured: for its answers alone.
+    ``cpu_mask`` is hexadecimal. ``dump`` is a folder on the device for the outputs of the first
+    inference. With a ``detector`` a sample is a frame of the pipeline: the detector in every
+    ``interval``-th frame, ``network`` on each of its inputs (all of one name, one a person).
+    """
+    argv = [runner, *network.flags("--"), "--precision", precision, "--threads", str(threads)]
+    if cpu_mask is not None:
+        argv += ["--cpu-mask", cpu_mask]
+    if settings is None:
+        values = {"warmup-count": "0", "warmup-ms": "0", "min-iterations": "0", "min-seconds": "0"}
+    else:
+        values = {
+            "warmup-count": str(settings.warmup_count),
+            "warmup-ms": f"{settings.warmup_duration_s * 1000:.6g}",
+            "min-iterations": str(settings.min_count),
+            "min-seconds": f"{settings.min_duration_s:.6g}",
+            "max-seconds": f"{settings.max_duration_s:.6g}",
+        }
+    values |= {"pause-ms": f"{pause_ms:.6g}", "block-size": str(block_size)}
+    for name, value in values.items():
+        argv += [f"--{name}", value]
+    if dump is not None:
+        argv += ["--dump", dump]
+    if detector is not None:
+        argv += ["--pipeline", "--interval", str(interval), *detector.flags("--det-")]
+    return argv
+
+
+# --- what it printed ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NativeClocks:
+    """The CPUs' clocks in kHz after so many samples, at a time since the start of measuring.
+
+    None where the system does not say.
+    """
+
+    samples: int
+    t_ns: int
+    khz: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class NativeOutput:
+    """One output: how many of its values are no finite numbers, in the first or last inference.
+
+    ``same_in_last`` says that both gave the same bytes. ``file`` is the name of its dump.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    non_finite: int
+    same_in_last: bool
+    file: str | None
+
+
+@dataclass(frozen=True)
+class NativeRun:
+    """One run of the native runner.
+
+    ``build`` says what is compiled in (``ncnn`` its version, ``kernels``, ``compiler``, ``arch``).
+    ``computes_in`` is what ncnn makes of ``precision`` on this CPU. ``affinity`` and
+    ``affinity_after`` hold one mask a thread. ``features`` are the CPU's as ncnn sees them.
+    ``clocks`` were read before the first sample and after every block of samples. ``complete`` is
+    False where the time ran out first. ``usage`` is the process's in the measured part:
+    ``user_ns``, ``system_ns``, ``involuntary_switches``, ``major_faults``.
+    """
+
+    build: Mapping[str, Any]
+    precision: NativePrecision
+    computes_in: NativePrecision
+    threads: int
+    cpu_mask: str | None
+    affinity: tuple[str, ...]
+    affinity_after: tuple[str, ...]
+    cpus: int
+    big_cpus: int
+    features: Mapping[str, bool]
+    openmp_environment: tuple[str, ...]
+    load_ns: int
+    first_inference_ns: int
+    pipeline_interval: int | None
+    pipeline_people: int | None
+    warmup_count: int
+    warmup_ns: int
+    complete: bool
+    clocks: tuple[NativeClocks, ...]
+    usage: Mapping[str, int]
+    peak_memory_kb: int | None
+    outputs: tuple[NativeOutput, ...]
+    samples_ns: tuple[int, ...]
+    starts_ns: tuple[int, ...]
+
+    @property
+    def engine(self) -> str:
+        """Like ``ncnn 1.0.20261020``."""
+        return f"ncnn {self.build.get('ncnn', 'of an unknown version')}"
+
+    def reasons(self) -> list[str]:
+        """What makes the figures invalid, as far as the run itself shows it."""
+        reasons = []
+        if not self.complete:
+            reasons.append("the time ran out before the least number of samples was taken")
+        if len(self.affinity_after) < self.threads:
+            ran = len(self.affinity_after)
+            reasons.append(f"{ran} of {self.threads} threads ran; is OMP_THREAD_LIMIT set?")
+        held = {*self.affinity, *self.affinity_after}
+        if self.cpu_mask is not None and held != {self.cpu_mask}:
+            wrong = ", ".join(sorted(held - {self.cpu_mask}))
+            reasons.append(f"the CPU mask {self.cpu_mask} did not hold: a thread had {wrong}")
+        for output in self.outputs:
+            if output.non_finite:
+                reasons.append(
+                    f"output {output.name} holds {output.non_finite} values that are not finite"
+                )
+            elif not output.same_in_last:
+                reasons.append(f"output {output.name} was another one in the last inference")
+        if self.samples_ns and min(self.samples_ns) <= 0:
+            reasons.append("the clock is too coarse: a sample took 0 ns")
+        return reasons
+
+
+def finished_run(done: Done, device: str) -> NativeRun:
+    """The run that a finished runner printed; DeviceError with the runner's own reason otherwise.
+
+    ``device`` is for the message, like ``adb 1a2b3c``.
+    """
+    if done.returncode != 0:
+        what = _EXITS.get(done.returncode, f"the runner exited with {done.returncode}")
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        why = f": {said[-1].removeprefix(f'{_KIND}: ')}" if said else ""
+        raise DeviceError(f"{device}: {what}{why}")
+    return parse_runner_line(done.stdout.decode(errors="replace"), device)
+
+
+def parse_runner_line(text: str, device: str) -> NativeRun:
+    """The value of the runner's line; DeviceError for anything else, garbage and half lines too."""
+    line = text.strip()
+    try:
+        data = json.loads(line, parse_constant=_refuse_constant)
+        schema = _schema(data)
+        if schema == _SCHEMA:
+            return _run(data)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        shown = line if len(line) <= 80 else f"{line[:40]}...{line[-40:]}"
+        raise DeviceError(
+            f"{device}: what the runner printed is not its one line of JSON ({error}): {shown!r}; "
+            "something else writes to its stdout, or it was cut off"
+        ) from None
+    raise DeviceError(
+        f"{device}: the runner there speaks schema {schema}, this edgepose reads {_SCHEMA}: use "
+        "the runner that belongs to it"
+    )
+
+
+def _schema(data: Mapping[str, Any]) -> int:
+    if data["kind"] != _KIND:
+        raise ValueError(f"its kind is not {_KIND!r}")
+    return _whole(data["schema"])
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _run(data: Mapping[str, Any]) -> NativeRun:
+    pipeline = data["pipeline"]
+    run = NativeRun(
+        build=dict(data["build"]),
+        precision=_precision(data["precision"]),
+        computes_in=_precision(data["computes_in"]),
+        threads=_whole(data["threads"]),
+        cpu_mask=None if data["cpu_mask"] is None else _text(data["cpu_mask"]),
+        affinity=tuple(map(_text, data["affinity"])),
+        affinity_after=tuple(map(_text, data["affinity_after"])),
+        cpus=_whole(data["cpu"]["count"]),
+        big_cpus=_whole(data["cpu"]["big"]),
+        features={_text(name): _flag(has) for name, has in data["cpu"]["features"].items()},
+        openmp_environment=tuple(map(_text, data["openmp_environment"])),
+        load_ns=_whole(data["load_ns"]),
+        first_inference_ns=_whole(data["first_inference_ns"]),
+        pipeline_interval=None if pipeline is None else _whole(pipeline["interval"]),
+        pipeline_people=None if pipeline is None else _whole(pipeline["people"]),
+        warmup_count=_whole(data["warmup_count"]),
+        warmup_ns=_whole(data["warmup_ns"]),
+        complete=_flag(data["complete"]),
+        clocks=tuple(
+            NativeClocks(
+                _whole(item["samples"]),
+                _whole(item["t_ns"]),
+                tuple(None if khz is None else _whole(khz) for khz in item["khz"]),
+            )
+            for item in data["clocks"]
+        ),
+        usage={_text(name): _whole(value) for name, value in data["usage"].items()},
+        peak_memory_kb=None if data["peak_memory_kb"] is None else _whole(data["peak_memory_kb"]),
+        outputs=tuple(map(_output, data["outputs"])),
+        samples_ns=tuple(map(_whole, data["samples_ns"])),
+        starts_ns=tuple(map(_whole, data["starts_ns"])),
+    )
+    if len(run.samples_ns) != len(run.starts_ns):
+        raise ValueError(f"{len(run.samples_ns)} samples with {len(run.starts_ns)} starts")
+    return run
+
+
+def _output(item: Mapping[str, Any]) -> NativeOutput:
+    file = item["file"]
+    # A name inside the dump's folder, whatever the other side says.
+    if file is not None and (posixpath.basename(_text(file)) != file or not file.endswith(".bin")):
+        raise ValueError(f"a dump called {file!r}")
+    return NativeOutput(
+        _text(item["name"]),
+        tuple(map(_whole, item["shape"])),
+        _whole(item["non_finite"]),
+        _flag(item["same_in_last"]),
+        file,
+    )
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{value!r} where a count should be")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} where a text should be")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} where true or false should be")
+    return value
+
+
+def _precision(value: object) -> NativePrecision:
+    for precision in NATIVE_PRECISIONS:
+        if value == precision:
+            return precision
+    raise ValueError(f"{value!r} where a precision should be")
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def write_input(path: Path, array: npt.NDArray[np.generic]) -> None:
+    """Write an array as the runner reads it: raw little-endian float32 in C order."""
+    path.write_bytes(np.ascontiguousarray(array, dtype="<f4").tobytes())
+
+
+def read_dump(outputs: Sequence[NativeOutput], folder: Path, device: str) -> dict[str, list[Array]]:
+    """The dumped outputs by name, each a list of one array, in a pipeline of one a person.
+
+    DeviceError where a file is missing or of another size than the run says.
+    """
+    arrays: dict[str, list[Array]] = {}
+    for output in outputs:
+        path = folder / (output.file or "no dump")
+        try:
+            values = np.fromfile(path, dtype="<f4")
+        except OSError as error:
+            raise DeviceError(
+                f"{device}: the dump of {output.name} cannot be read: {error.strerror}"
+            ) from None
+        if values.size != math.prod(output.shape):
+            raise DeviceError(
+                f"{device}: the dump of {output.name} holds {values.size} values, not "
+                f"{math.prod(output.shape)}"
+            )
+        arrays.setdefault(output.name, []).append(values.astype(np.float32).reshape(output.shape))
+    return arrays

@@ -1,0 +1,258 @@
+"""Setting a device up for a run, and putting everything back as it was.
+
+Whatever is set is first noted with the command that undoes it, so that an error, Ctrl-C or a
+request to end (SIGTERM, SIGHUP) in between leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import NoReturn
+
+from edge.errors import DeviceError
+from targets.jetson import parse_jetson_clocks
+from targets.profile import Kind
+from targets.transport import Done, Transport
+
+__all__ = ["Preparation", "PrepareOptions", "prepared_device", "user_command"]
+
+_CALL_S = 20.0
+_STAY_ON = "stay_on_while_plugged_in"
+_PLUGGED_USB = 2
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """What to set.
+
+    Android: keep the screen on while plugged in, and the fixed-performance mode, whose clocks hold
+    for longer. Jetson: lock the clocks at the maximum of the power mode.
+    """
+
+    stay_awake: bool = True
+    fixed_performance: bool = True
+    lock_clocks: bool = False
+
+
+@dataclass
+class Preparation:
+    """What was set and what the device refused (``notes``), and what could not be put back.
+
+    ``unrestored`` fills when the block ends: a line each, with the command that does it.
+    """
+
+    notes: list[str] = field(default_factory=list)
+    unrestored: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Undo:
+    what: str
+    argv: tuple[str, ...]
+
+
+@contextmanager
+def prepared_device(
+    transport: Transport,
+    kind: Kind,
+    options: PrepareOptions | None = None,
+    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+) -> Iterator[Preparation]:
+    """A device set up for a run, and as it was before when the block ends, however it ends.
+
+    A phone that refuses a setting is noted and used as it is; clocks that were to be locked and
+    cannot be are a DeviceError. What could not be put back is said with the command that does it:
+    it never replaces the block's own error, nor its result.
+    """
+    options = options or PrepareOptions()
+    if options.lock_clocks and kind != "jetson":
+        raise DeviceError(f"{transport.name}: only a Jetson's clocks can be locked, this is {kind}")
+    preparation = Preparation()
+    undo: list[_Undo] = []
+    with _ended_by_exception():
+        try:
+            if kind == "android":
+                if options.stay_awake:
+                    _stay_awake(transport, undo, preparation.notes)
+                    _wake_up(transport, undo, preparation.notes)
+                if options.fixed_performance:
+                    _fix_performance(transport, undo, preparation.notes)
+            if options.lock_clocks:
+                _lock_clocks(transport, undo, preparation.notes)
+            yield preparation
+        finally:
+            _restore(transport, undo, preparation, say)
+
+
+def user_command(transport: Transport, argv: Sequence[str]) -> str:
+    """The line that a person types to run ``argv`` on the device."""
+    address = transport.name.partition(" ")[2]
+    if transport.kind == "adb":
+        # adb gives its arguments to the device's shell in one line.
+        return f"adb -s {shlex.quote(address)} shell {shlex.quote(shlex.join(argv))}"
+    if transport.kind == "ssh":
+        return f"ssh {shlex.quote(address)} {shlex.quote(shlex.join(argv))}"
+    return shlex.join(argv)
+
+
+def _stay_awake(transport: Transport, undo: list[_Undo], notes: list[str]) -> None:
+    get = ("settings", "get", "global", _STAY_ON)
+    before = _said(_run(transport, get))
+    if not re.fullmatch(r"\d+|null", before):
+        notes.append(
+            f"stay awake: left alone, its setting cannot be read ({before or 'no answer'})"
+        )
+        return
+    if before != "null" and int(before) & _PLUGGED_USB:
+        notes.append("stay awake: was on")
+        return
+    back = (
+        ("settings", "delete", "global", _STAY_ON)
+        if before == "null"
+        else ("settings", "put", "global", _STAY_ON, before)
+    )
+    undo.append(_Undo(f"stay awake ({before})", back))
+    done = _run(transport, ("svc", "power", "stayon", "true"))
+    # The exit status says nothing on old versions; makers refuse it with an exception.
+    after = _said(_run(transport, get))
+    if after == before:
+        undo.pop()
+        notes.append(f"stay awake: refused ({_said(done) or f'exit status {done.returncode}'})")
+    else:
+        notes.append("stay awake: set while plugged in")
+
+
+def _wake_up(transport: Transport, undo: list[_Undo], notes: list[str]) -> None:
+    ask = ("sh", "-c", "dumpsys power | grep -m 1 mWakefulness=")
+    if "Awake" in _said(_run(transport, ask)):
+        return
+    undo.append(_Undo("screen off", ("input", "keyevent", "KEYCODE_SLEEP")))
+    done = _run(transport, ("input", "keyevent", "KEYCODE_WAKEUP"))
+    if "Awake" not in _said(_run(transport, ask)):
+        undo.pop()
+        notes.append(f"screen: it could not be woken ({_said(done) or 'no answer'})")
+    else:
+        notes.append("screen: woken")
+
+
+def _fix_performance(transport: Transport, undo: list[_Undo], notes: list[str]) -> None:
+    api = _said(_run(transport, ("getprop", "ro.build.version.sdk")))
+    if not api.isdigit() or int(api) < 30:
+        notes.append(f"fixed-performance mode: needs Android 11 (API 30), this is API {api or '?'}")
+        return
+    command = ("cmd", "power", "set-fixed-performance-mode-enabled")
+    # No version tells whether it is on; it is off unless somebody has set it since the last boot.
+    undo.append(_Undo("fixed-performance mode (off)", (*command, "false")))
+    done = _run(transport, (*command, "true"))
+    said = _said(done)
+    if done.returncode or "Fail" in said or "Exception" in said:
+        undo.pop()
+        notes.append(f"fixed-performance mode: refused ({said or 'no answer'})")
+    else:
+        notes.append("fixed-performance mode: set")
+
+
+def _lock_clocks(transport: Transport, undo: list[_Undo], notes: list[str]) -> None:
+    stored = f"{transport.work_dir}/jetson_clocks.conf"
+    root = () if _said(_run(transport, ("id", "-u"))) == "0" else ("sudo", "-n")
+    back = shlex.join([*root, "jetson_clocks", "--restore", stored])
+    restore = ("sh", "-c", f"{back} && rm -f {shlex.quote(stored)}")
+    _must(transport, _run(transport, ("mkdir", "-p", transport.work_dir)))
+    if _run(transport, ("test", "-e", stored)).returncode == 0:
+        # A run that broke off left it: what it holds are the clocks as they were before that run.
+        _must(transport, _run(transport, restore))
+        notes.append("clocks: put back what an interrupted run had locked")
+    _must(transport, _run(transport, (*root, "jetson_clocks", "--store", stored)))
+    undo.append(_Undo("clocks", restore))
+    _must(transport, _run(transport, (*root, "jetson_clocks")))
+    shown = _run(transport, (*root, "jetson_clocks", "--show")).stdout.decode("utf-8", "replace")
+    clocks = parse_jetson_clocks(shown)
+    free = sorted(name for name, clock in clocks.items() if not clock.locked and name != "EMC")
+    if not clocks or free:
+        notes.append(f"clocks: jetson_clocks ran, but not locked: {', '.join(free) or 'unknown'}")
+    else:
+        notes.append("clocks: locked at the maximum of the power mode")
+
+
+def _must(transport: Transport, done: Done) -> None:
+    if done.returncode == 0:
+        return
+    raise DeviceError(
+        f"{transport.name}: cannot lock the clocks: `{shlex.join(done.argv)}` said "
+        f"{_said(done) or f'exit status {done.returncode}'}; it needs root without a password: log "
+        "in as root, or allow jetson_clocks in a file below /etc/sudoers.d"
+    )
+
+
+def _restore(
+    transport: Transport,
+    undo: list[_Undo],
+    preparation: Preparation,
+    say: Callable[[str], None],
+) -> None:
+    give_up = False
+    while undo:
+        one = undo.pop()
+        why = "not tried"
+        if not give_up:
+            try:
+                done = _run(transport, one.argv)
+                if done.returncode == 0 and "Exception" not in _said(done):
+                    continue
+                why = _said(done) or f"exit status {done.returncode}"
+            except DeviceError as error:
+                why = str(error).splitlines()[0]
+            except KeyboardInterrupt:
+                # The second Ctrl-C: whoever presses it will not wait for the rest.
+                give_up = True
+                why = "interrupted"
+        line = (
+            f"{transport.name}: {one.what} could not be put back ({why}); do it with: "
+            f"{user_command(transport, one.argv)}"
+        )
+        preparation.unrestored.append(line)
+        say(line)
+
+
+@contextmanager
+def _ended_by_exception() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise SystemExit, so that `finally` runs; only where nobody handles them.
+
+    Signals reach the main thread alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        del frame
+        raise SystemExit(128 + number)
+
+    ours = [
+        one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is signal.SIG_DFL
+    ]
+    for one in ours:
+        signal.signal(one, leave)
+    try:
+        yield
+    finally:
+        for one in ours:
+            signal.signal(one, signal.SIG_DFL)
+
+
+def _run(transport: Transport, argv: tuple[str, ...]) -> Done:
+    return transport.run(argv, timeout_s=_CALL_S)
+
+
+def _said(done: Done) -> str:
+    """The first line of what it printed, or complained."""
+    text = (done.stdout.strip() or done.stderr.strip()).decode("utf-8", "replace")
+    return text.splitlines()[0].strip()[:200] if text else ""

@@ -1,0 +1,365 @@
+"""One measured run: a frozen value and a JSON file, with nothing in between.
+
+A file holds one object. Its keys are ``schema`` (1), ``kind`` (``edgepose-run``) and the fields of
+`RunResult`; nested objects are the dataclasses named there, key by key. Every key is present;
+``null`` stands where a type admits None. Reading is strict: a key that is unknown, missing or of
+the wrong type is named, and so is a summary that its samples contradict. Durations are integers in
+ns of the device's monotonic clock; every other quantity carries its unit in its name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from edge import latency
+from edge.errors import SpecError
+from edge.picture import write_bytes
+from targets.result_json import plain_values, read_record
+
+__all__ = [
+    "EMULATED",
+    "KIND",
+    "SCHEMA",
+    "AccuracyFigure",
+    "ArtifactRecord",
+    "BatteryRecord",
+    "ColdStart",
+    "DeviceRecord",
+    "ParityRecord",
+    "PublishedFigure",
+    "RunResult",
+    "RunnerRecord",
+    "StateRecord",
+    "StateSample",
+    "Summary",
+    "read_runs",
+    "summarise",
+    "write_run",
+]
+
+SCHEMA = 1
+KIND = "edgepose-run"
+EMULATED = "emulated: not a latency"
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class DeviceRecord:
+    """The device that ran: how it is called, what it is, how many cores it has."""
+
+    name: str
+    model: str | None
+    soc: str | None
+    os: str | None
+    arch: str | None
+    cores: int | None
+
+
+@dataclass(frozen=True)
+class AccuracyFigure:
+    """Accuracy of the variant; ``loss_points`` is what it lost, points of 0.01."""
+
+    metric: str
+    value: float
+    loss_points: float | None
+
+
+@dataclass(frozen=True)
+class ArtifactRecord:
+    """The artifact that was timed; ``key`` is its content address."""
+
+    model: str
+    variant: str
+    key: str
+    size_bytes: int
+    accuracy: AccuracyFigure | None
+
+
+@dataclass(frozen=True)
+class RunnerRecord:
+    """The program that timed: ``native``, ``python`` or ``trtexec``."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
+class ColdStart:
+    """What comes before the steady state; None where the runner does not say."""
+
+    load_ms: float | None
+    first_inference_ms: float | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Figures of the samples, None where there are too few.
+
+    A percentile is the smallest sample that at least so many percent do not exceed.
+    """
+
+    p50_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
+    mean_ms: float | None
+    min_ms: float | None
+    max_ms: float | None
+    count: int
+
+
+@dataclass(frozen=True)
+class BatteryRecord:
+    """A battery: charge, whether it is being charged, whether power saving is on."""
+
+    level_percent: int | None
+    powered: bool | None
+    saver: bool | None
+
+
+@dataclass(frozen=True)
+class StateRecord:
+    """The state of a device at one moment; ``unreadable`` says what could not be read and why."""
+
+    governors: Mapping[str, str]
+    clocks_khz: Mapping[str, int]
+    max_clocks_khz: Mapping[str, int]
+    thermal_status: int | None
+    temperatures_c: Mapping[str, float]
+    throttle_bits: int | None
+    battery: BatteryRecord | None
+    power_mode: str | None
+    load_1m: float | None
+    unreadable: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StateSample:
+    """State during the run, ``t_s`` on the clock of ``starts_ns``."""
+
+    t_s: float
+    temperatures_c: Mapping[str, float]
+    clocks_khz: Mapping[str, int]
+    power_mw: float | None
+
+
+@dataclass(frozen=True)
+class ParityRecord:
+    """Whether the device gave the reference's answers, in words as well."""
+
+    passed: bool
+    summary: str
+
+
+@dataclass(frozen=True)
+class PublishedFigure:
+    """The latency that the model's authors published for such a device."""
+
+    latency_ms: float
+    source: str
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One run on one device.
+
+    ``samples_ns`` are all timed inferences in order; ``starts_ns`` when each began, counted from
+    the first of them (of runs measured in turn, the first of all), or empty where the runner does
+    not say. ``cpu_mask`` is what was asked for and ``affinity`` what held (hex, no 0x; None: not
+    set, not known). ``emulated`` runs are no latencies. ``reasons`` is what makes a run invalid:
+    ``valid`` says that there are none.
+
+    Raises SpecError where the values contradict each other.
+    """
+
+    run_id: str
+    started_utc: str
+    target: str
+    transport: str
+    emulated: bool
+    device: DeviceRecord
+    artifact: ArtifactRecord
+    runner: RunnerRecord
+    engine: str
+    inference_precision: str
+    threads: int
+    cpu_mask: str | None
+    affinity: str | None
+    input_shape: tuple[int, ...]
+    mode: str
+    settings: Mapping[str, int | float | str | bool | None]
+    cold: ColdStart
+    samples_ns: tuple[int, ...]
+    starts_ns: tuple[int, ...]
+    summary: Summary
+    state_before: StateRecord | None
+    state_after: StateRecord | None
+    state_series: tuple[StateSample, ...]
+    parity: ParityRecord | None
+    published: PublishedFigure | None
+    valid: bool
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for problem, found in (
+            (f"run_id {self.run_id!r} is no file name", not _RUN_ID.fullmatch(self.run_id)),
+            (f"started_utc {self.started_utc!r} is no time in UTC", not _is_utc(self.started_utc)),
+            (f"threads is {self.threads}", self.threads < 1),
+            ("'valid' is true beside reasons against it", self.valid and bool(self.reasons)),
+            ("'valid' is false without a reason", not self.valid and not self.reasons),
+            (
+                "'valid' is true though the answers differ from the reference",
+                self.valid and self.parity is not None and not self.parity.passed,
+            ),
+            ("'valid' is true without a sample", self.valid and not self.samples_ns),
+            ("a sample is negative", any(sample < 0 for sample in self.samples_ns)),
+            (
+                f"{len(self.starts_ns)} starts for {len(self.samples_ns)} samples",
+                len(self.starts_ns) not in (0, len(self.samples_ns)),
+            ),
+            ("'starts_ns' goes backwards", _backwards(self.starts_ns)),
+            ("'state_series' goes backwards", _backwards([s.t_s for s in self.state_series])),
+            (
+                "the published latency is not positive",
+                self.published is not None and self.published.latency_ms <= 0,
+            ),
+        ):
+            if found:
+                raise SpecError(problem)
+        for field in dataclasses.fields(Summary):
+            stated = getattr(self.summary, field.name)
+            actual = getattr(summarise(self.samples_ns), field.name)
+            # Half a microsecond for whoever rounds.
+            if (stated is None) != (actual is None) or (
+                stated is not None and not math.isclose(stated, actual, abs_tol=5.1e-4)
+            ):
+                raise SpecError(
+                    f"summary.{field.name} is {_json(stated)}, its samples say {_json(actual)}"
+                )
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the figures are latencies that may stand beside others."""
+        return self.valid and not self.emulated
+
+    @property
+    def verdict(self) -> str:
+        """In a word; what is emulated is nothing else."""
+        return EMULATED if self.emulated else "valid" if self.valid else "INVALID"
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of the run's file as plain values."""
+        return {"schema": SCHEMA, "kind": KIND, **plain_values(self)}
+
+    @classmethod
+    def from_json(cls, data: object) -> RunResult:
+        """The run of a file's content; SpecError names the key that is wrong."""
+        if not isinstance(data, dict) or data.get("kind") != KIND:
+            raise SpecError(f"no run: its key 'kind' is not {KIND!r}")
+        schema = data.get("schema")
+        if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
+            raise SpecError(f"'schema' is {_json(schema)}, not a number from 1")
+        if schema > SCHEMA:
+            raise SpecError(
+                f"written by a newer edgepose (schema {schema}, this one reads up to {SCHEMA}); "
+                "upgrade edgepose"
+            )
+        fields = {key: value for key, value in data.items() if key not in ("schema", "kind")}
+        return read_record(cls, fields)
+
+
+def summarise(samples_ns: Sequence[int]) -> Summary:
+    """Figures of samples in ns, which may be none at all."""
+    if not samples_ns:
+        return Summary(None, None, None, None, None, None, 0)
+    return Summary(**dataclasses.asdict(latency.summarise(samples_ns)))
+
+
+def write_run(result: RunResult, folder: Path) -> Path:
+    """Write a run to ``folder/RUN_ID.json``, whole or not at all; refuses to replace another."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{result.run_id}.json"
+    if path.exists():
+        raise SpecError(f"{path}: exists already, and a run is never overwritten; move it away")
+    # One key a line: a reader finds their way, and thousands of samples do not fill the screen.
+    lines = (f"{json.dumps(key)}: {_json(value)}" for key, value in result.to_json().items())
+    write_bytes(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+    return path
+
+
+def read_runs(paths: Iterable[str | Path]) -> tuple[RunResult, ...]:
+    """The runs of files, of folders (every .json in them) and of glob patterns, each once.
+
+    Raises SpecError in one line that names every file that is missing, damaged or no run.
+    """
+    files = list(dict.fromkeys(file for path in paths for file in _files(path)))
+    runs: dict[str, tuple[Path, RunResult]] = {}
+    damaged = []
+    for file in files:
+        try:
+            run = RunResult.from_json(_load(file))
+        except SpecError as error:
+            damaged.append(f"{file}: {error}")
+            continue
+        first, known = runs.setdefault(run.run_id, (file, run))
+        if known != run:
+            damaged.append(f"{file}: another run called {run.run_id} is in {first}")
+    if damaged:
+        more = f" (and {len(damaged) - 3} more files)" if len(damaged) > 3 else ""
+        raise SpecError("; ".join(damaged[:3]) + more)
+    return tuple(run for _, run in runs.values())
+
+
+def _files(path: str | Path) -> list[Path]:
+    given = Path(path)
+    if given.is_dir():
+        found = sorted(given.glob("*.json"))
+        if not found:
+            raise SpecError(f"{given}: no .json file in this folder; `edge bench` writes them")
+        return found
+    if given.exists() or not glob.has_magic(str(path)):
+        return [given]
+    # Path.glob takes no absolute pattern.
+    found = sorted(Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207
+    if not found:
+        raise SpecError(f"{path}: no file has such a name")
+    return found
+
+
+def _load(file: Path) -> object:
+    try:
+        return json.loads(file.read_bytes(), parse_constant=_refuse)
+    except OSError as error:
+        raise SpecError(f"cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"damaged, not readable as JSON ({error})") from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, allow_nan=False)
+
+
+def _is_utc(text: str) -> bool:
+    try:
+        return text.endswith("Z") and datetime.fromisoformat(text).year > 0
+    except ValueError:
+        return False
+
+
+def _backwards(times: Sequence[float]) -> bool:
+    return any(later < earlier for earlier, later in pairwise(times))
