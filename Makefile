@@ -1,7 +1,7 @@
 # Names for commands; the logic is in `edge` and .ci/. `make help` explains.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-torch setup-onnx2tf convert run eval sensitivity verify info zoo fetch export bench-runtime \
-  bench-variants train-demo lint test test-slow lock clean
+.PHONY: help setup setup-torch setup-onnx2tf convert devices bench report run eval sensitivity verify info zoo fetch \
+  export bench-runtime bench-variants bench-harness train-demo lint test test-slow lock clean
 
 TARGET ?= android
 MODEL ?= rtmpose-t-demo
@@ -27,6 +27,7 @@ help: ## this text
 	@echo "  BATCH=N               fix the batch, for throughput (onnx and openvino)"
 	@echo "  SIZE=HxW              input size of the detector, for example 640x640"
 	@echo "  OUT=DIR               where artifacts go ($(OUT))"
+	@echo "values for bench: TARGET=, MODEL=, DET=, FORMATS=, HOST=USER@ADDRESS, SERIAL=, OUT=, and ARGS='--OPTION ...'"
 	@echo "values for run: MODEL=, DET= (artifact folders, files or names), IMAGES='PHOTO ...', OUT="
 	@echo "values for eval, bench-variants: DATA=FILE.json|synthetic:N ($(DATA)), IMAGES=DIR, THREADS="
 	@echo "values for verify, info: ARTIFACT=DIR"
@@ -47,6 +48,16 @@ convert: .venv/.ready ## convert the models for TARGET and verify them
 	@$(EDGE) convert --target $(TARGET) --model $(MODEL) --out $(OUT) \
 	  $(if $(DET),--detector $(DET)) $(if $(FORMATS),--formats $(FORMATS)) $(if $(SIZE),--size $(SIZE)) \
 	  $(if $(BATCH),--batch $(BATCH)) $(if $(CALIB),--calib $(CALIB))
+
+devices: .venv/.ready ## what can be reached: phones on a cable, this machine, HOST
+	@$(EDGE) devices $(HOST)
+
+bench: .venv/.ready ## latency of TARGET's variants on the device itself: adb, ssh (HOST=) or here
+	@$(EDGE) bench --target $(TARGET) --model $(MODEL) --out $(OUT) $(if $(DET),--detector $(DET)) \
+	  $(if $(FORMATS),--formats $(FORMATS)) $(if $(HOST),--host $(HOST)) $(if $(SERIAL),--serial $(SERIAL)) $(ARGS)
+
+report: .venv/.ready ## what was measured, as a table and as a page
+	@$(EDGE) report $(OUT)/results --html $(OUT)/report.html
 
 zoo: .venv/.ready ## list the models that have a name
 	@$(EDGE) zoo list
@@ -80,6 +91,9 @@ bench-variants: .venv/.ready ## every variant of both demo models in one table: 
 	  $(if $(IMAGES),--eval-images $(IMAGES)) || echo "bench-variants: goes on with what was made"
 	@$(EDGE) compare $(OUT)/x86 --threads $(THREADS) --data $(DATA) $(if $(IMAGES),--images $(IMAGES)) \
 	  --out $(OUT)/variants
+
+bench-harness: .venv/.ready ## our latencies against the vendors' own tools, as ratios
+	@$(PYTHON) tests/bench_harness.py
 
 train-demo: setup-torch ## train the demo models again (two hours each on two cores)
 	@$(EDGE) train --out $(OUT)/train/pose

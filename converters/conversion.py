@@ -10,24 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from converters.answers import judge_parity, session_judge
+from converters.arm import ARM_IMAGES, OnArm, arm_failure, is_for_arm
 from converters.chain import Row, Step, run_steps, staged_folder
 from converters.gate import AccuracyCheck, AccuracyReport, Score, judge_accuracy
 from converters.job import Calibration, Converter, FeedSource, Job, OpenQuantiser, Quantiser
-from converters.onnx_file import load_onnx
-from converters.parity import ParityReport, check_parity
 from converters.prepare import Prepared, prepare
 from converters.source import Source
 from edge.artifact import Artifact, sha256_of
 from edge.engines.onnxruntime import OnnxRuntimeSession
 from edge.errors import AccuracyError, ParityError, SpecError
-from edge.session import (
-    EngineSettings,
-    Feeds,
-    InferencePrecision,
-    Session,
-    open_session,
-    shipped_precision,
-)
+from edge.session import EngineSettings, Feeds, Session, open_session
 from edge.spec import QUANTISED, Format, ModelSpec, Precision, Variant
 
 __all__ = [
@@ -35,7 +28,6 @@ __all__ = [
     "ModelInWork",
     "Route",
     "convert_variant",
-    "judge_parity",
     "open_quantised",
 ]
 
@@ -60,7 +52,7 @@ class Asked:
     """What the user decided beyond model and variant; the same for all variants of a run.
 
     ``float_parts`` of mixed variants, by format; of one that is not named, the quantiser's fragile
-    ones.
+    ones. ``on_arm`` runs what is meant for ARM there, None where the target is another.
     """
 
     parity: FeedSource
@@ -69,6 +61,7 @@ class Asked:
     float_parts: Mapping[Format, tuple[str, ...]] = field(default_factory=dict)
     batch: int | None = None
     keep_failed: bool = False
+    on_arm: OnArm | None = None
 
 
 @dataclass
@@ -176,6 +169,8 @@ def convert_variant(
             steps.insert(0, Step("prepare", work.prepare, ensures=work.is_prepared))
         if variant.precision in QUANTISED:
             steps.append(Step("accuracy", work.score))
+        if work.on_arm:
+            steps.append(Step("arm", work.run_on_arm))
         run_steps(model.source.name, steps, on_row, on_begin)
         work.artifact.write_manifest()
     if work.failure:
@@ -201,6 +196,7 @@ class _Variant:
         self.key = key
         self.tools = tools
         self.batch = model.asked.batch if route.batches else 1
+        self.on_arm = model.asked.on_arm if is_for_arm(variant) else None
         self.failure: ParityError | AccuracyError | None = None
 
     def prepare(self) -> tuple[int | None, str]:
@@ -298,6 +294,7 @@ class _Variant:
             self.model.source.path,
             self.model.asked.parity,
             self.route.open,
+            judge_range=self.on_arm is None,
         )
         self.artifact = replace(
             self.artifact,
@@ -309,6 +306,24 @@ class _Variant:
         except ParityError as error:
             self._keep(error)
         return None, report.summary()
+
+    def run_on_arm(self) -> tuple[int | None, str]:
+        assert self.on_arm is not None
+        if self.failure:
+            return None, "left out: it failed already"
+        judge = session_judge(
+            self.artifact,
+            lambda: self.model.prepared(self.batch),
+            self.model.source.path,
+            self.model.asked.parity,
+            count=ARM_IMAGES,
+        )
+        self.artifact = replace(self.artifact, arm=self.on_arm(self.artifact, judge))
+        why = arm_failure(self.artifact)
+        if why:
+            self.artifact = replace(self.artifact, failed=True)
+            self._keep(ParityError(why))
+        return None, str(self.artifact.arm["text"])
 
     def score(self) -> tuple[int | None, str]:
         report = self._accuracy()
@@ -337,33 +352,6 @@ class _Variant:
             raise error
         self.failure = self.failure or type(error)(
             f"{self.model.source.name} as {self.variant}: {error}"
-        )
-
-
-def judge_parity(
-    artifact: Artifact,
-    prepared: Prepared,
-    source_path: Path,
-    images: FeedSource,
-    open_artifact: Callable[[Artifact, EngineSettings], Session],
-    inference_precision: InferencePrecision | None = None,
-) -> ParityReport:
-    """Compare an artifact with its untouched source on the same images.
-
-    Without ``inference_precision`` it is judged on what it ships for: a machine with FP16
-    arithmetic is judged on FP16 arithmetic. The engine takes fp32 where there is none, and the
-    report says which it was.
-    """
-    precision = inference_precision or shipped_precision(artifact)
-    settings = EngineSettings(inference_precision=precision)
-    with open_artifact(artifact, settings) as session:
-        return check_parity(
-            prepared,
-            load_onnx(source_path),
-            session,
-            artifact.variant.precision,
-            images.feeds(prepared.spec),
-            images.text,
         )
 
 

@@ -5,14 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from converters.chain import Row, private_folder
-from converters.conversion import Asked, ModelInWork, Route, convert_variant, judge_parity
+from converters.answers import (
+    judge_answers,
+    judge_parity,
+    prepared_source,
+    session_judge,
+    source_file,
+)
+from converters.arm import ARM_IMAGES, OnArm, arm_failure, is_for_arm
+from converters.chain import Row, Step, private_folder, run_steps
+from converters.conversion import Asked, ModelInWork, Route, convert_variant
 from converters.job import FeedSource
 from converters.ncnn import convert_ncnn
 from converters.onnx import convert_onnx
@@ -21,7 +30,6 @@ from converters.onnx_int8 import open_onnx_quantiser
 from converters.openvino import convert_openvino
 from converters.openvino_int8 import open_openvino_quantiser
 from converters.parity import ParityReport
-from converters.prepare import prepare
 from converters.source import Source
 from converters.tensorrt import convert_tensorrt, open_kit
 from converters.tensorrt_int8 import open_tensorrt_quantiser
@@ -29,9 +37,9 @@ from converters.tflite import convert_tflite
 from converters.tflite_quantise import open_tflite_quantiser
 from converters.tools import check_versions, version_of
 from edge.artifact import MANIFEST, Artifact, load_artifact, read_manifest, sha256_of
-from edge.errors import ArtifactError, EdgeError, ModelFileError, SpecError
+from edge.errors import ArtifactError, EdgeError, ModelFileError, ParityError, SpecError
 from edge.session import InferencePrecision
-from edge.spec import QUANTISED, ModelSpec, Variant
+from edge.spec import QUANTISED, Variant
 
 __all__ = [
     "CONVERTERS",
@@ -39,6 +47,7 @@ __all__ = [
     "Source",
     "check_tools",
     "convert_model",
+    "judge_answers",
     "tool_versions",
     "verify_artifact",
 ]
@@ -157,6 +166,30 @@ def _convert_one(
     verdict = str((artifact.accuracy or artifact.parity).get("summary", ""))
     step = f"{variant} up to date"
     on_row(Row(model.source.name, step, 0.0, artifact.size_bytes, verdict))
+    on_arm = model.asked.on_arm if is_for_arm(variant) else None
+    if on_arm:
+        again = Step("arm", lambda: _run_on_arm(artifact, model, on_arm))
+        run_steps(model.source.name, [again], on_row, on_begin)
+
+
+def _run_on_arm(artifact: Artifact, model: ModelInWork, on_arm: OnArm) -> tuple[None, str]:
+    """Make up for a check that did not take place when the artifact was made."""
+    if artifact.arm.get("checked"):
+        return None, str(artifact.arm["text"])
+    asked, path = model.asked, model.source.path
+    judge = session_judge(
+        artifact, lambda: prepared_source(artifact, path), path, asked.parity, count=ARM_IMAGES
+    )
+    checked = replace(artifact, arm=on_arm(artifact, judge))
+    why = arm_failure(checked)
+    if checked != artifact:
+        replace(checked, failed=why is not None).write_manifest()
+    if why and not asked.keep_failed:
+        shutil.rmtree(artifact.folder)
+        raise ParityError(why)
+    if why:
+        raise ParityError(f"{why}. Kept, marked as failed: {artifact.folder}")
+    return None, str(checked.arm["text"])
 
 
 def verify_artifact(
@@ -172,20 +205,16 @@ def verify_artifact(
     Raises ArtifactError when the source is not where it was, or has changed.
     """
     artifact = load_artifact(folder, allow_failed=allow_failed)
-    path = source_path or Path(str(artifact.source.get("path", "")))
-    if not path.is_file():
-        raise ArtifactError(
-            f"{folder}: its source {path} is not there; say where it is with --source FILE"
-        )
-    if sha256_of(path) != artifact.source.get("sha256"):
-        raise ArtifactError(
-            f"{path}: not the file that {folder} was made of (sha256 differs); "
-            "say which with --source FILE"
-        )
-    spec = ModelSpec.from_json(artifact.source["spec"], where=f"{folder}: source")
-    prepared = prepare(path, artifact.spec.name, spec=spec, batch=artifact.spec.input.shape[0])
-    route = CONVERTERS[str(artifact.variant)]
-    return judge_parity(artifact, prepared, path, images, route.open, inference_precision)
+    path = source_file(artifact, source_path)
+    return judge_parity(
+        artifact,
+        prepared_source(artifact, path),
+        path,
+        images,
+        CONVERTERS[str(artifact.variant)].open,
+        inference_precision,
+        judge_range=not artifact.arm.get("checked"),
+    )
 
 
 def _current(folder: Path, key: str) -> Artifact | None:

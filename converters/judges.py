@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,8 @@ __all__ = [
 
 KEPT_BOX_SCORE = 0.3
 KEPT_KEYPOINT_SCORE = 0.3
+# Places that the reference rates so alike are one answer to it, of scores from 0.3 to 1.
+_EQUAL_SCORE = 0.0005
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Limits:
     - ``keypoint_mean_px``, ``keypoint_max_px``: distance in input pixels over the keypoints that
       the reference scores at ``KEPT_KEYPOINT_SCORE`` or more; below, a SimCC distribution is flat
       and its maximum arbitrary. A tie is not counted: a keypoint that moved further, to a place
-      that the reference itself rates within ``keypoint_score`` of its best.
+      that the reference itself rates within ``keypoint_score`` of its best. A shorter move to a
+      place that it rates equally good (within 0.0005) is no distance.
     - ``keypoint_score``: largest change of a score of those.
     - ``box_iou_min``, ``box_score``: over boxes that either side scores above ``KEPT_BOX_SCORE``;
       each must have its counterpart.
@@ -149,8 +153,7 @@ class KeypointJudge:
         answer = KEYPOINT_CODECS[got_spec.codec](got, got_spec)[0].astype(np.float64)
         points = answer[None, :, :2].astype(np.float32)
         shortfall = KEYPOINT_SHORTFALLS[want_spec.codec](want, want_spec, points)[0]
-        undecided = shortfall <= self._limits.keypoint_score
-        self.compare(image, want_spec.keypoints.keypoints, reference, answer, undecided)
+        self.compare(image, want_spec.keypoints.keypoints, reference, answer, shortfall)
 
     def compare(
         self,
@@ -158,15 +161,18 @@ class KeypointJudge:
         names: Sequence[str],
         reference: npt.NDArray[np.float64],
         answer: npt.NDArray[np.float64],
-        undecided: npt.NDArray[np.bool_],
+        shortfall: npt.NDArray[np.floating[Any]],
     ) -> None:
         """Take in one person's keypoints (K, 3) of both sides, px and score.
 
-        ``undecided`` (K,): the reference rates the answer's place as good as its own.
+        ``shortfall`` (K,): by how much the reference rates the answer's place below its own.
         """
         kept = reference[:, 2] >= KEPT_KEYPOINT_SCORE
         distance = np.linalg.norm(reference[:, :2] - answer[:, :2], axis=1)
-        tie = kept & (distance > self._limits.keypoint_max_px) & undecided
+        far = distance > self._limits.keypoint_max_px
+        tie = kept & far & (shortfall <= self._limits.keypoint_score)
+        # Of two equal maxima a rounding picks one: that is no distance.
+        distance[~far & (shortfall <= _EQUAL_SCORE)] = 0.0
         kept &= ~tie
         self._ties += int(tie.sum())
         score = np.abs(reference[:, 2] - answer[:, 2])
@@ -251,7 +257,7 @@ class BoxJudge:
                 if ious and max(ious) >= self._limits.box_iou_min:
                     free.remove(same[int(np.argmax(ious))])
                 continue
-            where = f"the box of {image} at {np.round(box[:4], 1).tolist()}"
+            where = f"the box of {image} at {_rounded(box)}"
             if not ious or max(ious) < 0.5:
                 self.failures.append(f"{where} with score {box[4]:.3f} is gone")
                 continue
@@ -272,7 +278,7 @@ class BoxJudge:
         for index in free:
             if answers[index, 4] > KEPT_BOX_SCORE + slack:
                 self.failures.append(
-                    f"{image} has a box too many at {np.round(answers[index, :4], 1).tolist()} "
+                    f"{image} has a box too many at {_rounded(answers[index])} "
                     f"with score {answers[index, 4]:.3f}"
                 )
         return pairs
@@ -316,8 +322,8 @@ class PoseJudge:
         for number, best in pairs:
             reference, answer = people[number].astype(np.float64), answered[best].astype(np.float64)
             # Coordinates are expectations here: there is no maximum that two places could share.
-            undecided = np.zeros(len(names), bool)
-            self._keypoints.compare(image, names, reference, answer, undecided)
+            shortfall = np.full(len(names), np.inf)
+            self._keypoints.compare(image, names, reference, answer, shortfall)
 
     @property
     def failures(self) -> list[str]:
@@ -333,6 +339,10 @@ class PoseJudge:
         """Both judges' figures; ``box_score`` is the change of the boxes' scores."""
         boxes, keypoints = self._boxes.summary(), self._keypoints.summary()
         return {**boxes, **keypoints, "box_score": boxes["score"]}
+
+
+def _rounded(box: Array) -> list[float]:
+    return [round(float(value), 1) for value in box[:4]]
 
 
 def iou(a: Array, b: Array) -> float:

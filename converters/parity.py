@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -31,7 +31,14 @@ from edge.errors import ParityError
 from edge.session import Array, EngineSettings, Session
 from edge.spec import Precision, Task
 
-__all__ = ["FP16_MAX", "ParityReport", "check_parity"]
+__all__ = [
+    "FP16_MAX",
+    "ParityReport",
+    "answered_images",
+    "check_parity",
+    "fp16_peak",
+    "range_failure",
+]
 
 FP16_MAX = 65504.0
 
@@ -96,12 +103,13 @@ def check_parity(
     precision: Precision,
     images: Sequence[NamedFeeds],
     images_text: str,
+    machine: str | None = None,
 ) -> ParityReport:
     """Compare a session with the untouched ``source`` model on the same images.
 
-    ``prepared`` says which tensor of the source each output stands for. For fp16, every tensor of
-    the prepared network is also held against FP16's range, on ONNX Runtime: an x86 machine
-    computes ncnn's fp16 variant in fp32 and would never overflow.
+    ``prepared`` says which tensor of the source each output stands for. ``machine`` is what the
+    session computes on, by default this one; engine and arithmetic are what the session calls them
+    after the last image, for a device tells them with its answers.
     """
     if not images:
         raise ParityError("parity needs at least one image")
@@ -109,15 +117,6 @@ def check_parity(
     settings = EngineSettings()
     taps = [prepared.taps[tensor.name] for tensor in session.spec.outputs]
     reference = _open_reference(source, prepared, taps, settings)
-    report = ParityReport(
-        reference=f"{reference.engine}, fp32, untouched source",
-        engine=session.engine,
-        inference_precision=session.inference_precision,
-        machine=platform.machine(),
-        images=images_text,
-        image_count=len(images),
-        limits=asdict(limits),
-    )
     tensors = TensorJudge(limits)
     answers = _JUDGES[session.spec.task](limits)
     with reference:
@@ -126,25 +125,56 @@ def check_parity(
             for tensor, tap in zip(session.spec.outputs, taps, strict=True):
                 tensors.add(image.name, tensor.name, want_all[tap], got[tensor.name])
             answers.add(image.name, prepared.source_spec, want_all, session.spec, got)
-    report.tensors = tensors.differences()
-    report.decoded = answers.summary()
-    report.failures = answers.failures + tensors.failures
+    report = ParityReport(
+        reference=f"{reference.engine}, fp32, untouched source",
+        engine=session.engine,
+        inference_precision=session.inference_precision,
+        machine=machine or platform.machine(),
+        images=images_text,
+        image_count=len(images),
+        limits=asdict(limits),
+        tensors=tensors.differences(),
+        decoded=answers.summary(),
+        failures=answers.failures + tensors.failures,
+    )
     if not answers.count:
         report.failures.append(
             f"the reference finds nothing in {images_text}: no box above {KEPT_BOX_SCORE} and no "
             f"keypoint at {KEPT_KEYPOINT_SCORE}, so there is no answer to compare; give pictures "
             "that suit the model with --images DIR"
         )
-    if precision == "fp16":
-        name, peak = _fp16_peak(prepared, images, settings)
-        report.fp16_peak = {"tensor": name, "max_abs": peak, "limit": FP16_MAX}
-        if peak > FP16_MAX:
-            report.failures.insert(
-                0,  # the cause before its consequences
-                f"tensor {name!r} reaches {peak:.4g}, beyond FP16's {FP16_MAX:g}: it overflows on "
-                "devices with FP16 arithmetic",
-            )
     return report
+
+
+def answered_images(
+    prepared: Prepared, source: Any, images: Sequence[NamedFeeds], count: int
+) -> list[NamedFeeds]:
+    """The first images in which the reference finds something to compare, ``count`` at most.
+
+    The first of all where it finds nothing in any.
+    """
+    spec = prepared.source_spec
+    found = []
+    with _open_reference(source, prepared, [], EngineSettings()) as reference:
+        for image in images:
+            own = reference.run(image.feeds)
+            judge = _JUDGES[spec.task](LIMITS["fp32"])
+            judge.add(image.name, spec, own, spec, own)
+            if judge.count:
+                found.append(image)
+            if len(found) == count:
+                break
+    return found or list(images[:count])
+
+
+def range_failure(peak: Mapping[str, Any] | None) -> str | None:
+    """Why a network with this `fp16_peak` cannot compute in half floats; None where it can."""
+    if not peak or peak["max_abs"] <= FP16_MAX:
+        return None
+    return (
+        f"tensor {peak['tensor']!r} reaches {peak['max_abs']:.4g}, beyond FP16's {FP16_MAX:g}: it "
+        "overflows on devices with FP16 arithmetic"
+    )
 
 
 _JUDGES: dict[Task, Callable[[Limits], KeypointJudge | BoxJudge | PoseJudge]] = {
@@ -195,10 +225,11 @@ def _with_outputs(model: Any, names: Sequence[str]) -> bytes:
     return bytes(tapped.SerializeToString())
 
 
-def _fp16_peak(
-    prepared: Prepared, images: Sequence[NamedFeeds], settings: EngineSettings
-) -> tuple[str, float]:
-    """The largest magnitude of any float tensor of the prepared network, and its name."""
+def fp16_peak(prepared: Prepared, images: Sequence[NamedFeeds]) -> dict[str, Any]:
+    """The float tensor of the prepared network with the largest magnitude, on ONNX Runtime.
+
+    An x86 machine computes ncnn's fp16 variant in fp32 and would never overflow: this tells.
+    """
     import onnx
 
     inferred = onnx.shape_inference.infer_shapes(prepared.model)
@@ -211,7 +242,7 @@ def _fp16_peak(
     model = _with_outputs(prepared.model, names)
     worst = ("", 0.0)
     with OnnxRuntimeSession(
-        model, prepared.spec, settings, output_names=[*names, *outputs]
+        model, prepared.spec, EngineSettings(), output_names=[*names, *outputs]
     ) as session:
         for answers in _run_all(session, images):
             for name, value in answers.items():
@@ -219,4 +250,4 @@ def _fp16_peak(
                 peak = float(np.abs(value).max(initial=0)) if finite else float("inf")
                 if peak > worst[1]:
                     worst = (name, peak)
-    return worst
+    return {"tensor": worst[0], "max_abs": worst[1], "limit": FP16_MAX}

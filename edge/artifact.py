@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ class Artifact:
     ``folder``; ``source`` says what it was made of, ``tools`` with which versions, ``parity`` how
     it compared with the ONNX reference, ``key`` is the content address of all that went in.
     Quantised ones also have ``quantisation`` (calibration data, float parts) and ``accuracy``
-    (what was lost against FP32).
+    (what was lost against FP32). ``arm`` says of an ncnn-fp16 one for ARM which arithmetic keeps
+    its answers there (``checked``, ``safe``, ``text``, the tries); empty where that does not apply.
     """
 
     folder: Path
@@ -50,6 +52,7 @@ class Artifact:
     parity: dict[str, Any] = field(default_factory=dict)
     quantisation: dict[str, Any] = field(default_factory=dict)
     accuracy: dict[str, Any] = field(default_factory=dict)
+    arm: dict[str, Any] = field(default_factory=dict)
     failed: bool = False
 
     def path(self, role: str) -> Path:
@@ -81,12 +84,17 @@ class Artifact:
             "parity": self.parity,
             "quantisation": self.quantisation,
             "accuracy": self.accuracy,
+            "arm": self.arm,
         }
 
     def write_manifest(self) -> None:
-        """Write ``artifact.json``; the folder must be a private one that is renamed later."""
-        text = json.dumps(self.to_json(), indent=2) + "\n"
-        (self.folder / MANIFEST).write_text(text, encoding="utf-8")
+        """Write ``artifact.json``, or put it in the place of the one that is there."""
+        part = self.folder / f".{MANIFEST}.{os.getpid()}.part"
+        try:
+            part.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+            part.replace(self.folder / MANIFEST)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:
@@ -145,6 +153,7 @@ def load_artifact(folder: str | Path, *, allow_failed: bool = False) -> Artifact
             parity=dict(data["parity"]),
             quantisation=dict(data.get("quantisation", {})),
             accuracy=dict(data.get("accuracy", {})),
+            arm=dict(data.get("arm", {})),
             failed=bool(data["failed"]),
         )
     except SpecError as error:

@@ -60,7 +60,8 @@ class EngineSettings:
 
     ``inference_precision`` is a permission, not a promise: what really holds is in
     ``Session.inference_precision`` (ncnn on x86 computes in fp32 whatever it may do). Nothing
-    lowers it unasked: bf16 holds only where it was named, and of the engines OpenVINO knows it.
+    lowers it unasked: bf16 holds only where it was named, and of the engines OpenVINO knows it; or
+    where an ncnn artifact that may compute in fp16 has the record that bf16 is what is safe on ARM.
     """
 
     threads: int = 0
@@ -84,7 +85,9 @@ class Session(Protocol):
     """A loaded network; engines inherit from it what ``with`` does.
 
     ``max_batch`` is the batch size that one call takes, None where any does; a network with a
-    fixed batch takes exactly that. ``engine`` names engine and version.
+    fixed batch takes exactly that. ``engine`` names engine and version. ``inference_precision`` is
+    the arithmetic that holds; ``fp16-storage`` is fp32 arithmetic on half floats in memory, as
+    ncnn does it on ARM.
     """
 
     spec: ModelSpec

@@ -3,7 +3,7 @@
 x86 hides what half precision does: ncnn computes an fp16 network in fp32 there, and one with
 activations beyond 65504 is right on x86 and NaN on a phone. Here the native runner for aarch64 runs
 under QEMU's user emulation, which executes the half-precision instructions themselves, and its
-answers are judged against the reference's. Where fp16 fails, bf16 and then fp32 are tried.
+answers are judged like any other session's. Where fp16 fails, slower arithmetic is tried.
 
 (ncnn's way to keep single layers out of fp16, ``31=2`` in the param file, is no remedy: it crashes
 on these CPUs, ncnn 1.0.20261020.)
@@ -20,71 +20,55 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edge.artifact import Artifact
 from edge.errors import DeviceError, ToolError
-from targets.native import (
-    NativeInput,
-    NativeNetwork,
-    NativePrecision,
-    finished_run,
-    read_dump,
-    runner_argv,
-    write_input,
-)
+from edge.session import Array, Feeds
+from targets.local import LocalTransport
+from targets.native import NATIVE_PRECISIONS, NativePrecision
+from targets.native_session import NativeSession
 from targets.programs import ProgramTimeoutError, run_program
-from targets.runner_check import emulator_argv
+from targets.runner_build import Say, find_runner, say_on_stderr
+from targets.runner_check import RunnerInfo, emulator_argv
+from targets.toolchain import PACKAGES, find_program, find_qemu, find_toolchain
+from targets.transport import Done
 
 __all__ = [
     "CPU",
-    "Answer",
     "ArmCheck",
-    "ArmImage",
     "ArmTry",
     "Judge",
     "check_on_arm",
+    "find_arm_runner",
     "not_checked",
+    "safe_arithmetic",
 ]
-
-Array = npt.NDArray[Any]
 
 # Half-precision arithmetic and dot products, no bf16 and no i8mm: as the big cores of a
 # Snapdragon 865 (Cortex-A77) and of a Raspberry Pi 5.
 CPU = "cortex-a76"
-_CPU_TEXT = f"{CPU} (emulated)"
-# In the order of preference: fp16 is the fastest on these CPUs, fp32 the slowest.
-_PRECISIONS: tuple[NativePrecision, ...] = ("fp16", "bf16", "fp32")
+# In the order of preference. fp16-storage keeps weights and activations in half the memory and
+# computes in fp32, nearly as fast; bf16 has the range of fp32 and less precision than either.
+_PRECISIONS: tuple[NativePrecision, ...] = ("fp16", "fp16-storage", "bf16", "fp32")
+# What says nothing of the network: the runner's command line (2), a program that may not be
+# executed (126) or is not there (127), an instruction that the emulated CPU lacks (132).
+_NO_RUNNER = (2, 126, 127, 132)
 
-
-@dataclass(frozen=True)
-class ArmImage:
-    """One image: what goes in, and what the reference answers (by output of the artifact)."""
-
-    name: str
-    feeds: Mapping[str, Array]
-    reference: Mapping[str, Array]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the reference says of an image and what the emulated CPU says."""
-
-    name: str
-    want: Mapping[str, Array]
-    got: Mapping[str, npt.NDArray[np.float32]]
-
-
-Judge = Callable[[Sequence[Answer]], Sequence[str]]
-"""What is beyond the limits of the artifact's precision, over all images; nothing if it passed."""
+Judge = Callable[[NativeSession], tuple[Sequence[str], str]]
+"""Runs the session on some images: what is beyond the artifact's limits, and the verdict's text."""
 
 
 @dataclass(frozen=True)
 class ArmTry:
-    """One arithmetic on the emulated CPU; ``seconds`` is the whole emulation, no latency."""
+    """One arithmetic on the emulated CPU; ``seconds`` is the whole emulation, no latency.
+
+    ``images`` were run: an arithmetic that breaks down on one is not asked for the next.
+    """
 
     passed: bool
     failures: tuple[str, ...]
+    summary: str
+    images: int
     seconds: float
 
 
@@ -92,23 +76,25 @@ class ArmTry:
 class ArmCheck:
     """Which arithmetic is safe on ARM.
 
-    ``safe`` is the first of fp16, bf16 and fp32 whose answers are within the limits, None where
-    none is or nothing was checked; ``reason`` then says why.
+    ``safe`` is the first that passed, None where none did or nothing was checked; ``reason`` then
+    says why.
     """
 
     checked: bool
     safe: NativePrecision | None
     tried: Mapping[NativePrecision, ArmTry] = field(default_factory=dict)
     cpu: str = ""
-    images: tuple[str, ...] = ()
     runner: str = ""
     reason: str = ""
 
     def text(self) -> str:
-        """The verdict in a few words, for a table."""
+        """The verdict on one line, for a table."""
         if not self.checked:
-            return "arm: not checked"
-        return f"arm: {self.safe} is safe" if self.safe else "arm: FAIL in every arithmetic"
+            return f"arm: not checked ({self.reason})"
+        if self.safe is None:
+            return "arm: FAIL in every arithmetic"
+        failed = _failed(self.tried)
+        return f"arm: {self.safe} is safe" + (f" ({failed})" if failed else "")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``artifact.json``."""
@@ -120,12 +106,13 @@ class ArmCheck:
                 precision: {
                     "passed": one.passed,
                     "failures": list(one.failures[:3]),
+                    "summary": one.summary,
+                    "images": one.images,
                     "seconds": round(one.seconds, 1),
                 }
                 for precision, one in self.tried.items()
             },
             "cpu": self.cpu,
-            "images": list(self.images),
             "runner": self.runner,
             "reason": self.reason,
         }
@@ -136,112 +123,162 @@ def not_checked(reason: str) -> ArmCheck:
     return ArmCheck(checked=False, safe=None, reason=reason)
 
 
+def safe_arithmetic(artifact: Artifact) -> NativePrecision | None:
+    """What an artifact's record says is safe on ARM; None where it was not checked or need not."""
+    for precision in NATIVE_PRECISIONS:
+        if artifact.arm.get("safe") == precision:
+            return precision
+    return None
+
+
+def find_arm_runner(runner: Path | None = None, say: Say = say_on_stderr) -> RunnerInfo | ArmCheck:
+    """The runner that the check emulates, or the record that says why there is none.
+
+    What is missing is found before anything is built. Raises ToolError where ``runner``, the user's
+    own, is none for aarch64.
+    """
+    if runner is not None:
+        return _emulated(find_runner("aarch64", runner))
+    missing = _missing_packages()
+    install = f"install: apt-get install {' '.join(missing)}"
+    if not {"cmake", "ninja-build"}.issuperset(missing):
+        return not_checked(install)
+    notes = iter(["the check on ARM needs the native runner, which is built once: 3 minutes"])
+
+    def tell(text: str) -> None:
+        for note in notes:
+            say(note)
+        say(text)
+
+    try:
+        # Without cmake or ninja this gets no further than to the cache.
+        return _emulated(find_runner("aarch64", say=tell))
+    except ToolError as error:
+        if missing:
+            return not_checked(install)
+        say(str(error))
+        return not_checked(str(error).splitlines()[0])
+
+
+def _emulated(runner: RunnerInfo) -> RunnerInfo | ArmCheck:
+    if find_qemu() is None:
+        return not_checked(f"install: apt-get install {PACKAGES['qemu-aarch64-static']}")
+    if not runner.answered:
+        return not_checked(
+            f"{runner.path} loads with {runner.interpreter}, which is not on this machine: give a "
+            "static runner with --runner, or none"
+        )
+    return runner
+
+
+def _missing_packages() -> list[str]:
+    """Debian's names of what the check needs and is not here."""
+    missing = [] if find_qemu() else [PACKAGES["qemu-aarch64-static"]]
+    try:
+        find_toolchain("aarch64")
+    except ToolError:
+        missing.append(PACKAGES["aarch64-linux-gnu-g++"])
+    for name in ("cmake", "ninja"):
+        try:
+            find_program(name)
+        except ToolError:
+            missing.append(PACKAGES[name])
+    return missing
+
+
 def check_on_arm(
     artifact: Artifact,
-    images: Sequence[ArmImage],
     judge: Judge,
-    runner: Path | None,
+    runner: Path,
     *,
     precisions: Sequence[NativePrecision] = _PRECISIONS,
     timeout_s: float = 600.0,
-    say: Callable[[str], None] | None = None,
+    say: Say | None = None,
 ) -> ArmCheck:
-    """Run an ncnn artifact on an emulated Cortex-A76 and judge its answers.
+    """Run an ncnn artifact on an emulated Cortex-A76 and have its answers judged.
 
     ``runner`` is the aarch64 runner. The precisions are tried in turn until one passes; one that
     crashes or gives values that are not finite has failed, whatever ``judge`` would say.
-    ``timeout_s`` is for each image and precision. Where QEMU or the runner is absent, or one takes
-    longer, the answer is a check that did not take place. Raises ValueError for fewer than two
-    images.
+    ``timeout_s`` is for each image. Where one takes longer, or the runner does not start, the
+    answer is a check that did not take place.
     """
-    if len(images) < 2:
-        raise ValueError(f"the check on ARM takes two images or more, got {len(images)}")
     emulator = emulator_argv(CPU)
     if emulator is None:
-        return not_checked("QEMU is not installed: apt-get install qemu-user-static")
-    if runner is None:
-        return not_checked("there is no native runner for aarch64")
+        return not_checked(f"install: apt-get install {PACKAGES['qemu-aarch64-static']}")
     tried: dict[NativePrecision, ArmTry] = {}
-    safe = None
-    names = tuple(image.name for image in images)
-    for precision in precisions:
-        if say:
-            say(f"{artifact.spec.name}: {len(images)} images in {precision} on {_CPU_TEXT}")
-        start = time.monotonic()
-        try:
-            failures = _failures(
-                [*emulator, str(runner)], artifact, images, precision, judge, timeout_s
+    with tempfile.TemporaryDirectory(prefix="edgepose-arm-") as folder:
+        for precision in precisions:
+            if say:
+                say(f"{artifact.spec.name}: {precision} on an emulated {CPU}")
+            session = _ArmSession(
+                _Emulation(Path(folder)),
+                artifact,
+                program=[*emulator, str(runner.resolve())],
+                folder=str(artifact.folder.resolve()),
+                precision=precision,
+                threads=min(os.cpu_count() or 1, 4),
+                timeout_s=timeout_s,
+                machine=f"{CPU} (emulated)",
             )
-        except (ProgramTimeoutError, _NoRunnerError) as error:
-            return not_checked(str(error))
-        tried[precision] = ArmTry(not failures, tuple(failures), time.monotonic() - start)
-        if not failures:
-            safe = precision
-            break
-    reason = "" if safe else "; ".join(f"{p}: {one.failures[0]}" for p, one in tried.items())
-    return ArmCheck(True, safe, tried, _CPU_TEXT, names, runner.name, reason)
+            try:
+                tried[precision] = _try(session, judge)
+            except ToolError as error:
+                return not_checked(str(error))
+            if tried[precision].passed:
+                break
+    safe = next((precision for precision, one in tried.items() if one.passed), None)
+    reason = "" if safe else _failed(tried)
+    return ArmCheck(True, safe, tried, f"{CPU} (emulated)", runner.name, reason)
 
 
-class _NoRunnerError(ToolError):
-    """The runner itself does not start: this says nothing of the network."""
+def _failed(tried: Mapping[NativePrecision, ArmTry]) -> str:
+    return "; ".join(f"{p}: {one.failures[0]}" for p, one in tried.items() if one.failures)
 
 
-def _failures(
-    program: Sequence[str],
-    artifact: Artifact,
-    images: Sequence[ArmImage],
-    precision: NativePrecision,
-    judge: Judge,
-    timeout_s: float,
-) -> list[str]:
-    """What is wrong with the answers in one precision; images after a broken one are not run."""
-    answers = []
-    for image in images:
+def _try(session: _ArmSession, judge: Judge) -> ArmTry:
+    start = time.monotonic()
+    failures: Sequence[str]
+    try:
+        failures, summary = judge(session)
+    except DeviceError as error:
+        failures, summary = [str(error)], "FAIL: no answers"
+    seconds = time.monotonic() - start
+    return ArmTry(not failures, tuple(failures), summary, session.images, seconds)
+
+
+class _ArmSession(NativeSession):
+    """Counts its images, and ends where an answer is not finite: every further one takes long."""
+
+    images = 0
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """Outputs and constants; DeviceError where an output is not finite, too."""
+        self.images += 1
+        outputs = super().run(feeds)
+        for tensor in self.spec.outputs:
+            bad = int((~np.isfinite(outputs[tensor.name])).sum())
+            if bad:
+                raise DeviceError(f"{tensor.name} holds {bad} values that are not finite")
+        return outputs
+
+
+class _Emulation(LocalTransport):
+    """Programs of this machine, where what is no fault of the network is a ToolError."""
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+    ) -> Done:
+        """Run a program to its end."""
         try:
-            got = _run_one(program, artifact, image, precision, timeout_s)
-        except DeviceError as error:
-            return [f"{image.name}: {error}"]
-        bad = {name: int((~np.isfinite(array)).sum()) for name, array in got.items()}
-        if any(bad.values()):
-            name = next(name for name, count in bad.items() if count)
-            return [f"{name} of {image.name} holds {bad[name]} values that are not finite"]
-        answers.append(Answer(image.name, image.reference, got))
-    return list(judge(answers))
-
-
-def _run_one(
-    program: Sequence[str],
-    artifact: Artifact,
-    image: ArmImage,
-    precision: NativePrecision,
-    timeout_s: float,
-) -> dict[str, npt.NDArray[np.float32]]:
-    """One image's answers; DeviceError where the emulated runner fails on this network."""
-    with tempfile.TemporaryDirectory(prefix="edgepose-arm-") as text:
-        folder = Path(text)
-        inputs = []
-        for number, (name, array) in enumerate(image.feeds.items()):
-            path = folder / f"input{number}.bin"
-            write_input(path, array)
-            inputs.append(NativeInput(name, str(path), tuple(array.shape)))
-        network = NativeNetwork(
-            str(artifact.path("model")),
-            str(artifact.path("weights")),
-            tuple(inputs),
-            tuple(tensor.name for tensor in artifact.spec.outputs),
-        )
-        argv = runner_argv(
-            program[-1],
-            network,
-            precision=precision,
-            threads=min(os.cpu_count() or 1, 4),
-            dump=str(folder / "out"),
-        )
-        done = run_program([*program[:-1], *argv], timeout_s=timeout_s)
-        # 2: its command line, 126 and 127: no such program. None of it is the network's fault.
-        if done.returncode in (2, 126, 127):
-            why = done.stderr.decode(errors="replace").strip()
-            raise _NoRunnerError(f"the runner does not start under QEMU: {why}")
-        run = finished_run(done, _CPU_TEXT)
-        arrays = read_dump(run.outputs, folder / "out", _CPU_TEXT)
-        return {name: found[0] for name, found in arrays.items()}
+            done = run_program(argv, timeout_s=timeout_s, cwd=Path("/"), env=env, stdin=stdin)
+        except ProgramTimeoutError:
+            raise ToolError(f"an image took longer than {timeout_s:.3g} s under QEMU") from None
+        if done.returncode in _NO_RUNNER:
+            why = done.stderr.decode(errors="replace").strip().splitlines()
+            raise ToolError(f"the runner does not start under QEMU: {why[-1] if why else 'silent'}")
+        return done

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from edge.latency import LatencySettings
 from edge.session import Feeds, Session
+from targets.readings import StatePoint
 from targets.result import ColdStart, RunnerRecord
 
 __all__ = ["DeviceSession", "TimedRun"]
@@ -22,9 +23,11 @@ class TimedRun:
 
     ``affinity`` is the mask that held for every thread (hex, no 0x), the union where they differ,
     None where it is not known. ``starts_ns`` count from the first sample, or are empty.
-    ``outputs_finite`` is None where the runner does not look. ``on_cpu`` False: the network ran
-    elsewhere. ``reasons`` make the run invalid, ``warnings`` do not; ``details`` are further
-    figures for the record, units in their names.
+    ``outputs_finite`` is None where the runner does not look, or where ``reasons`` say more of it.
+    ``on_cpu`` False: the network ran elsewhere. ``tail_s`` is what the call still took after the
+    last sample, fetching files for example. ``points`` are clocks that the runner read itself,
+    on the clock of ``starts_ns``. ``reasons`` make the run invalid, ``warnings`` do not;
+    ``details`` are further figures for the record, units in their names.
     """
 
     runner: RunnerRecord
@@ -38,6 +41,8 @@ class TimedRun:
     starts_ns: tuple[int, ...]
     outputs_finite: bool | None
     on_cpu: bool = True
+    tail_s: float = 0.0
+    points: tuple[StatePoint, ...] = ()
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     details: Mapping[str, int | float | str | bool | None] = field(default_factory=dict)

@@ -64,6 +64,7 @@ ask compatible sh -c 'tr "\0" "\n" < /proc/device-tree/compatible'
 ask files values /etc/nv_tegra_release /sys/class/dmi/id/product_name \
   /sys/devices/system/cpu/present
 ask cpu grep -m 1 -E "^(model name|Hardware)" /proc/cpuinfo
+ask parent sh -c 'tr "\0" "\n" < /proc/$PPID/cmdline'
 ask vendor grep -m 1 -E "^vendor_id" /proc/cpuinfo
 ask maxima values /sys/devices/system/cpu/cpu[0-9]*/cpufreq/cpuinfo_max_freq
 """
@@ -96,8 +97,10 @@ def read_device(transport: Transport) -> DeviceInfo:
     soc = compatible[-1] if compatible else cpu
     l4t = files.get("/etc/nv_tegra_release") or ""
     api = properties.get("ro.build.version.sdk", "")
-    # Only x86 has a vendor_id: a qemu that translates programs shows its host's /proc.
+    # Only x86 has a vendor_id: a qemu that translates programs shows its host's /proc, and itself
+    # as the program that runs every other.
     emulated = arch == "aarch64" and _text(found, "vendor").startswith("vendor_id")
+    emulated |= re.match(r"(\S*/)?qemu-[a-z]", _text(found, "parent")) is not None
     if api:
         kind = "android"
         maker = properties.get("ro.product.manufacturer", "")

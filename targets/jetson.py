@@ -1,6 +1,6 @@
 """State of a Jetson: its power mode, what tegrastats prints, its GPU's clock.
 
-Formats of JetPack 4 to 6 as NVIDIA's Jetson Linux developer guide has them ("Tegrastats Utility",
+Formats of JetPack 4 to 7 as NVIDIA's Jetson Linux developer guide has them ("Tegrastats Utility",
 "nvpmodel", "jetson_clocks").
 """
 
@@ -22,14 +22,19 @@ _EXTRA = """
 ask tegra sh -c 'timeout 3 tegrastats --interval 200 | head -n 1'
 ask gpu values /sys/class/devfreq/*.gpu/cur_freq /sys/class/devfreq/*.gpu/max_freq \
   /sys/class/devfreq/*.g*10b/cur_freq /sys/class/devfreq/*.g*10b/max_freq \
-  /sys/class/devfreq/*.gv11b/cur_freq /sys/class/devfreq/*.gv11b/max_freq
+  /sys/class/devfreq/*.gv11b/cur_freq /sys/class/devfreq/*.gv11b/max_freq \
+  /sys/class/devfreq/gpu-gpc-0/cur_freq /sys/class/devfreq/gpu-gpc-0/max_freq
 """
 POINT_SCRIPT = LINUX_POINT + _EXTRA
 STATE_SCRIPT = f"""{LINUX_STATE}{_EXTRA}
 ask mode nvpmodel -q
 ask events values /sys/class/hwmon/hwmon*/oc*_event_cnt
 """
-_RANGE = re.compile(r"(cpu\d+|GPU|EMC)\b.*?MinFreq=(\d+)\s+MaxFreq=(\d+)\s+CurrentFreq=(\d+)")
+_RANGE = re.compile(
+    r"(cpu\d+|GPU|gpu-gpc-0|EMC)\b:?.*?MinFreq=(\d+)\s+MaxFreq=(\d+)\s+CurrentFreq=(\d+)"
+)
+# A core's clock now is counted, and is not to the kHz what it was set to.
+_COUNTED = 0.05
 # Rails of which one carries the whole board or module, and otherwise those that add up to it.
 _WHOLE = ("VDD_IN", "POM_5V_IN", "VIN")
 _PARTS = (
@@ -49,7 +54,7 @@ class ClockRange:
     @property
     def locked(self) -> bool:
         """Whether it cannot move."""
-        return self.least == self.most == self.now
+        return self.least == self.most and abs(self.now - self.most) <= _COUNTED * self.most
 
 
 def read_jetson(found: Mapping[str, Answer], into: Readings) -> None:
@@ -57,7 +62,7 @@ def read_jetson(found: Mapping[str, Answer], into: Readings) -> None:
     _read_tegrastats(found.get("tegra", NO_ANSWER), into)
     read_linux(found, into)
     for path, value in file_values(found.get("gpu", NO_ANSWER)).items():
-        if value is not None and value.isdigit():
+        if value is not None and value.isdigit() and int(value):
             # Needs no root, unlike the clock in tegrastats, and is the newer of the two.
             clocks = into.clocks_khz if path.endswith("cur_freq") else into.max_clocks_khz
             clocks["gpu"] = int(value) // 1000
@@ -81,12 +86,10 @@ def parse_jetson_clocks(text: str) -> dict[str, ClockRange]:
     """
     found = {}
     for line in text.splitlines():
-        match = re.match(
-            r"(cpu\d+|GPU|EMC)\b:?.*?MinFreq=(\d+)\s+MaxFreq=(\d+)\s+CurrentFreq=(\d+)",
-            line.strip(),
-        )
+        match = _RANGE.match(line.strip())
         if match and "Online=0" not in line:
-            found[match[1]] = ClockRange(int(match[2]), int(match[3]), int(match[4]))
+            name = "GPU" if match[1] == "gpu-gpc-0" else match[1]  # JetPack 7 on Thor
+            found[name] = ClockRange(int(match[2]), int(match[3]), int(match[4]))
     return found
 
 
@@ -106,10 +109,12 @@ def _read_tegrastats(answer: Answer, into: Readings) -> None:
         if clock:
             into.clocks_khz[f"cpu{number}"] = int(clock[1]) * 1000
     for name, key in (("GR3D_FREQ", "gpu"), ("EMC_FREQ", "emc")):
-        # "84%@1300", "0%@[305,0]" of two clusters; "0%" where only root may see the clock.
+        # "84%@1300", "0%@[305,0]" of two clusters; "0%" where only root may see the clock,
+        # "0%@[0,0]" where the GPU is switched off.
         clock = re.search(rf"\b{name} \d+%@\[?([\d,]+)\]?", line)
-        if clock:
-            into.clocks_khz[key] = max(int(mhz) for mhz in clock[1].split(",") if mhz) * 1000
+        mhz = max((int(one) for one in clock[1].split(",") if one), default=0) if clock else 0
+        if mhz:
+            into.clocks_khz[key] = mhz * 1000
     # "VDD_IN 17946mW/15710mW", before JetPack 5 "VDD_IN 3140/3208": now and on average.
     rails = {
         name: int(now)

@@ -100,8 +100,10 @@ class DeviceState:
             thermal_status=self.thermal_status,
             temperatures_c=self.temperatures_c,
             throttle_bits=self.throttle_bits,
+            throttle_counts=self.throttle_counts,
             battery=self.battery,
             power_mode=self.power_mode,
+            power_mw=self.power_mw,
             load_1m=self.load_1m,
             unreadable=self.unreadable,
         )
@@ -120,7 +122,14 @@ class StatePoint:
 
     def record(self) -> StateSample:
         """As a run's file has it."""
-        return StateSample(self.t_s, self.temperatures_c, self.clocks_khz, self.power_mw)
+        return StateSample(
+            self.t_s,
+            self.temperatures_c,
+            self.clocks_khz,
+            self.power_mw,
+            self.thermal_status,
+            self.throttle_bits,
+        )
 
     def shifted(self, seconds: float) -> StatePoint:
         """The same, ``seconds`` later."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ __all__ = [
     "comparison_text",
     "group_runs",
     "markdown",
+    "power_mode",
     "report_json",
     "run_notes",
     "text_report",
@@ -29,7 +30,7 @@ NOTHING = "-"
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one thing measured in one way on one device.
+    """Runs of one thing measured in one way on one device: each repeats the others.
 
     ``used`` are those whose figures count: neither invalid nor emulated. ``p50_ms`` is the median
     of their medians, None where there is none.
@@ -41,6 +42,11 @@ class Group:
     def used(self) -> tuple[RunResult, ...]:
         """The runs that count."""
         return tuple(run for run in self.runs if run.comparable)
+
+    @property
+    def emulated(self) -> bool:
+        """Whether they are emulated, all of them then."""
+        return self.runs[0].emulated
 
     @property
     def p50s_ms(self) -> tuple[float, ...]:
@@ -58,19 +64,39 @@ class Group:
         published = self.runs[0].published
         return self.p50_ms / published.latency_ms if self.p50_ms and published else None
 
+    def middle(self, value: Callable[[RunResult], float | None]) -> float | None:
+        """Median of a figure over the runs that count; where none does, over all of them."""
+        values = [value(run) for run in self.used or self.runs]
+        known = [value for value in values if value is not None]
+        return statistics.median(known) if known else None
+
+    @property
+    def verdict(self) -> str:
+        """In a word, and by numbers where the runs differ."""
+        bad = len(self.runs) - len(self.used)
+        if self.emulated or not bad or not self.used:
+            return self.runs[0].verdict
+        return f"{len(self.used)} valid, {bad} INVALID"
+
 
 def group_runs(runs: Sequence[RunResult]) -> list[Group]:
     """Runs that repeat each other, together; in order of their first."""
     groups: dict[object, list[RunResult]] = {}
     for run in runs:
+        artifact = run.artifact
         key = (
-            (run.target, run.device.name, run.device.model, run.device.soc),
-            (run.artifact.model, run.artifact.variant, run.artifact.key, run.input_shape),
-            (run.engine, run.inference_precision, run.threads, run.cpu_mask, run.mode),
+            (run.target, run.device.name, run.device.model, run.device.soc, power_mode(run)),
+            (artifact.title, artifact.variant, artifact.key, artifact.pipeline, run.input_shape),
+            (run.engine, run.runner, run.inference_precision, run.threads, run.cpu_mask, run.mode),
             (run.emulated, run.published),
         )
         groups.setdefault(key, []).append(run)
     return [Group(tuple(repeats)) for repeats in groups.values()]
+
+
+def power_mode(run: RunResult) -> str | None:
+    """The power mode in which the run began."""
+    return run.state_before.power_mode if run.state_before else None
 
 
 def _ms(value: float | None) -> str:
@@ -78,47 +104,77 @@ def _ms(value: float | None) -> str:
 
 
 _HEAD = (
-    "target", "model", "variant", "computes in", "threads", "mode", "samples", "p50 ms", "p90 ms",
-    "p99 ms", "load ms", "first ms", "published", "ratio", "accuracy", "loss", "verdict",
+    "target", "device", "power mode", "model", "variant", "runner", "computes in", "threads",
+    "mode", "runs", "p50 ms", "spread", "p90 ms", "p99 ms", "load ms", "first ms", "published",
+    "ratio", "accuracy", "loss", "verdict",
 )  # fmt: skip
-_LEFT = {0, 1, 2, 3, 5, 16}
+_LEFT = frozenset(_HEAD) - {
+    "threads", "runs", "p50 ms", "spread", "p90 ms", "p99 ms", "load ms", "first ms", "published",
+    "ratio", "accuracy", "loss",
+}  # fmt: skip
 
 
-def run_cells(run: RunResult) -> tuple[str, ...]:
-    """The row of a run, as `_HEAD` names its columns.
+def group_cells(group: Group) -> tuple[str, ...]:
+    """The row of runs that repeat each other, as `_HEAD` names its columns.
 
-    Figures of invalid runs stand in brackets, those of emulated ones are not shown.
+    Every figure is the median over the runs that count. Where none does, figures stand in brackets,
+    and those of emulated runs are not shown. The spread is from the lowest p50 to the highest.
     """
-    figures, accuracy = run.summary, run.artifact.accuracy
+    run, accuracy, p50s = group.runs[0], group.runs[0].artifact.accuracy, group.p50s_ms
+    measured = any(run.samples_ns for run in group.runs)
 
-    def shown(value: float | None) -> str:
-        if run.emulated or value is None:
+    def shown(value: Callable[[RunResult], float | None]) -> str:
+        figure = group.middle(value)
+        if group.emulated or figure is None:
             return NOTHING
-        return _ms(value) if run.valid else f"({_ms(value)})"
+        return _ms(figure) if group.used else f"({_ms(figure)})"
 
-    def percentile(value: float | None) -> str:
-        return "too few" if value is None and figures.count and not run.emulated else shown(value)
+    def percentile(value: Callable[[RunResult], float | None]) -> str:
+        too_few = measured and not group.emulated and group.middle(value) is None
+        return "too few" if too_few else shown(value)
 
-    ratio = Group((run,)).ratio
     return (
         run.target,
-        run.artifact.model,
+        run.device.name,
+        power_mode(run) or NOTHING,
+        run.artifact.title,
         run.artifact.variant,
+        run.runner.name,
         run.inference_precision,
         str(run.threads),
         run.mode,
-        str(figures.count),
-        shown(figures.p50_ms),
-        percentile(figures.p90_ms),
-        percentile(figures.p99_ms),
-        shown(run.cold.load_ms),
-        shown(run.cold.first_inference_ms),
+        str(len(group.runs)),
+        shown(lambda run: run.summary.p50_ms),
+        f"{_ms(p50s[0])}-{_ms(p50s[-1])}" if len(p50s) > 1 else NOTHING,
+        percentile(lambda run: run.summary.p90_ms),
+        percentile(lambda run: run.summary.p99_ms),
+        shown(lambda run: run.cold.load_ms),
+        shown(lambda run: run.cold.first_inference_ms),
         _ms(run.published.latency_ms) if run.published else NOTHING,
-        NOTHING if ratio is None else f"{ratio:.2f}",
+        NOTHING if group.ratio is None else f"{group.ratio:.2f}",
         f"{accuracy.metric} {accuracy.value:.4f}" if accuracy else NOTHING,
         NOTHING if not accuracy or accuracy.loss_points is None else f"{accuracy.loss_points:+.2f}",
-        run.verdict,
+        group.verdict,
     )
+
+
+def _report_table(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows; columns that say nothing here are left out.
+
+    A device and its power mode are named where a target has more than one.
+    """
+    rows = [group_cells(group) for group in groups]
+    kept = []
+    for column, name in enumerate(_HEAD):
+        values = {row[column] for row in rows}
+        if name in ("device", "power mode"):
+            pairs = {(row[0], row[column]) for row in rows}
+            useful = len(pairs) > len({target for target, _ in pairs})
+        else:
+            useful = values != {NOTHING}
+        if useful:
+            kept.append(column)
+    return [_HEAD[column] for column in kept], [[row[column] for column in kept] for row in rows]
 
 
 def run_notes(run: RunResult) -> list[str]:
@@ -132,56 +188,40 @@ def run_notes(run: RunResult) -> list[str]:
     return notes
 
 
-_REPEATS_HEAD = (
-    "target", "model", "variant", "threads", "mode", "runs", "left out", "median p50 ms",
-    "lowest", "highest",
-)  # fmt: skip
-
-
-def repeat_cells(runs: Sequence[RunResult]) -> list[tuple[str, ...]]:
-    """A row for everything that was measured more than once; invalid runs are left out of it."""
-    rows: list[tuple[str, ...]] = []
-    for group in group_runs(runs):
-        if len(group.runs) == 1 or group.runs[0].emulated:
-            continue
-        run, p50s = group.runs[0], group.p50s_ms
-        rows.append(
-            (
-                *(run.target, run.artifact.model, run.artifact.variant, str(run.threads), run.mode),
-                str(len(group.runs)),
-                str(len(group.runs) - len(group.used)),
-                _ms(group.p50_ms),
-                _ms(p50s[0] if p50s else None),
-                _ms(p50s[-1] if p50s else None),
-            )
-        )
-    return rows
+def _notes(groups: Sequence[Group]) -> list[tuple[str, str]]:
+    """Notes with whose they are: one that all repeats have is told once."""
+    found = []
+    for group in groups:
+        notes = [(run, run_notes(run)) for run in group.runs]
+        shared = [note for note in notes[0][1] if all(note in own for _, own in notes)]
+        several = len(notes) > 1
+        of_all = f"{group.runs[0].run_id} and its repeats" if several else group.runs[0].run_id
+        found += [(of_all, note) for note in shared]
+        found += [(run.run_id, note) for run, own in notes for note in own if note not in shared]
+    return found
 
 
 def text_report(runs: Sequence[RunResult]) -> str:
-    """The table for a terminal, what speaks against single runs, and what repeats came to."""
-    lines = [_text_table(_HEAD, [run_cells(run) for run in runs], _LEFT)]
-    for run in runs:
-        notes = run_notes(run)
-        if notes:
-            lines += [f"\n{run.run_id}", *(f"  {note}" for note in notes)]
-    repeats = repeat_cells(runs)
-    if repeats:
-        lines += ["\nrepeated runs, without invalid ones"]
-        lines.append(_text_table(_REPEATS_HEAD, repeats, {0, 1, 2, 4}))
+    """The table for a terminal, a row for what was measured alike, and what speaks against runs."""
+    groups = group_runs(runs)
+    head, rows = _report_table(groups)
+    lines = [_text_table(head, rows)]
+    last = None
+    for run_id, note in _notes(groups):
+        if run_id != last:
+            lines.append(f"\n{run_id}")
+        lines.append(f"  {note}")
+        last = run_id
     return "\n".join(lines)
 
 
 def markdown(runs: Sequence[RunResult]) -> str:
     """The same as Markdown."""
-    lines = [_markdown_table(_HEAD, [run_cells(run) for run in runs], _LEFT)]
-    notes = [(run.run_id, note) for run in runs for note in run_notes(run)]
+    groups = group_runs(runs)
+    lines = [_markdown_table(*_report_table(groups))]
+    notes = _notes(groups)
     if notes:
         lines += ["", *(f"- `{run_id}`: {_escaped(note)}" for run_id, note in notes)]
-    repeats = repeat_cells(runs)
-    if repeats:
-        lines += ["", "Repeated runs, without invalid ones:", ""]
-        lines.append(_markdown_table(_REPEATS_HEAD, repeats, {0, 1, 2, 4}))
     return "\n".join(lines) + "\n"
 
 
@@ -200,6 +240,7 @@ def report_json(runs: Sequence[RunResult]) -> dict[str, Any]:
             {
                 "runs": [run.run_id for run in group.runs],
                 "used": [run.run_id for run in group.used],
+                "verdict": group.verdict,
                 "p50_ms": group.p50_ms,
                 "p50_min_ms": group.p50s_ms[0] if group.p50s_ms else None,
                 "p50_max_ms": group.p50s_ms[-1] if group.p50s_ms else None,
@@ -214,7 +255,6 @@ _COMPARE_HEAD = (
     "target", "model", "variant", "threads", "mode", "runs", "OLD p50 ms", "NEW p50 ms", "change",
     "95 % interval", "p90 change", "P(NEW slower)", "verdict",
 )  # fmt: skip
-_COMPARE_LEFT = {0, 1, 2, 4, 12}
 
 
 def _compare_cells(comparison: Comparison) -> list[tuple[str, ...]]:
@@ -265,13 +305,13 @@ def _compare_verdict(comparison: Comparison) -> str:
 
 def comparison_text(comparison: Comparison) -> str:
     """The comparison for a terminal."""
-    table = _text_table(_COMPARE_HEAD, _compare_cells(comparison), _COMPARE_LEFT)
+    table = _text_table(_COMPARE_HEAD, _compare_cells(comparison))
     return "\n".join([table, *_compare_notes(comparison), _compare_verdict(comparison)])
 
 
 def comparison_markdown(comparison: Comparison) -> str:
     """The comparison as Markdown."""
-    lines = [_markdown_table(_COMPARE_HEAD, _compare_cells(comparison), _COMPARE_LEFT), ""]
+    lines = [_markdown_table(_COMPARE_HEAD, _compare_cells(comparison)), ""]
     lines += [f"- {_escaped(note)}" for note in _compare_notes(comparison)]
     return "\n".join([*lines, "", f"{_compare_verdict(comparison)}."]) + "\n"
 
@@ -298,20 +338,20 @@ def _interval(change: Change) -> str:
     return f"{_percent(change.low)} to {_percent(change.high)}"
 
 
-def _text_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: set[int]) -> str:
+def _text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return "\n".join(
         "  ".join(
-            text.ljust(width) if column in left else text.rjust(width)
-            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+            text.ljust(width) if name in _LEFT else text.rjust(width)
+            for name, text, width in zip(head, line, widths, strict=True)
         ).rstrip()
         for line in lines
     )
 
 
-def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: set[int]) -> str:
-    align = ["---" if column in left else "---:" for column in range(len(head))]
+def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    align = ["---" if name in _LEFT else "---:" for name in head]
     cells = [head, align, *([_escaped(text) for text in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 

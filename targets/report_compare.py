@@ -159,7 +159,7 @@ def compare_runs(
 
 
 def _match_key(run: RunResult) -> tuple[str, str, str, int, str]:
-    return run.target, run.artifact.model, run.artifact.variant, run.threads, run.mode
+    return run.target, run.artifact.title, run.artifact.variant, run.threads, run.mode
 
 
 def _key_text(key: tuple[str, str, str, int, str]) -> str:
@@ -243,6 +243,10 @@ def _facts(runs: Sequence[RunResult]) -> Mapping[str, set[str]]:
         "input shape": {"x".join(map(str, run.input_shape)) for run in runs},
         "runner": {f"{run.runner.name} {run.runner.version}" for run in runs},
         "artifact": {run.artifact.key[:12] for run in runs},
+        "detector": {
+            f"{pipeline.detector_variant} {pipeline.detector_key[:12]}" if pipeline else "none"
+            for pipeline in (run.artifact.pipeline for run in runs)
+        },
         "power mode": {
             str(run.state_before.power_mode if run.state_before else None) for run in runs
         },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
 from pathlib import Path
@@ -12,7 +12,7 @@ from targets.report import Group, group_runs, run_notes
 from targets.report_overview import at_a_glance, threads_text, trade_off
 from targets.report_plots import Figure, histogram, over_time, state_over_time
 from targets.report_svg import milliseconds
-from targets.result import EMULATED, RunResult
+from targets.result import EMULATED, BatteryRecord, RunResult
 
 __all__ = ["html_page"]
 
@@ -24,11 +24,11 @@ def html_page(runs: Sequence[RunResult], *, made: datetime, title: str = "Latenc
     groups = group_runs(runs)
     sections = [
         _head(runs, title, made),
-        _results(runs),
+        _results(groups),
         at_a_glance(groups),
         trade_off(groups),
         '<section aria-labelledby="runs"><h2 id="runs">Every run</h2>',
-        *(_run(run) for run in runs),
+        *(_cards(group) for group in groups),
         "</section>",
         _reading(),
     ]
@@ -83,60 +83,73 @@ def _head(runs: Sequence[RunResult], title: str, made: datetime) -> str:
 
 
 _COLUMNS = (
-    ("Run", "text"), ("Verdict", "text"), ("How", "text"), ("Samples", "number"),
+    ("What", "text"), ("Verdict", "text"), ("How", "text"), ("Runs", "number"),
     ("p50 ms", "number"), ("p90 ms", "number"), ("p99 ms", "number"),
     ("First ms", "number"), ("Published ms", "number"), ("Ratio", "number"), ("Accuracy", "number"),
 )  # fmt: skip
 
 
-def _results(runs: Sequence[RunResult]) -> str:
+def _results(groups: Sequence[Group]) -> str:
     head = "".join(
         f'<th scope="col" class="{kind}"><button type="button">{escape(name)}</button></th>'
         for name, kind in _COLUMNS
     )
-    rows = "".join(_row(run) for run in runs)
+    rows = "".join(_row(group) for group in groups)
     return (
         '<section aria-labelledby="results"><h2 id="results">Results</h2>'
-        '<p class="dim">Every run, once<span class="sortable">; a heading sorts by it</span>. '
-        "Figures of INVALID runs stand in brackets and count nowhere; ratio is measured over "
-        "published.</p>"
+        '<p class="dim">Runs that repeat each other share a row<span class="sortable">; a heading '
+        "sorts by it</span>. Its figures are medians over the runs that count, and below the p50 "
+        "stands how far the runs lie apart. Figures of INVALID runs stand in brackets and count "
+        "nowhere; ratio is measured over published.</p>"
         '<div class="wide" role="region" aria-labelledby="results" tabindex="0">'
         f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>"
     )
 
 
-def _row(run: RunResult) -> str:
-    figures, accuracy, ratio = run.summary, run.artifact.accuracy, Group((run,)).ratio
+def _row(group: Group) -> str:
+    run, accuracy, ratio = group.runs[0], group.runs[0].artifact.accuracy, group.ratio
+    samples = sum(run.summary.count for run in group.runs)
 
-    def duration(value: float | None, *, percentile: bool = False) -> tuple[str, float | None]:
-        if run.emulated:
+    def duration(
+        value: Callable[[RunResult], float | None], *, percentile: bool = False
+    ) -> tuple[str, float | None]:
+        figure = group.middle(value)
+        if group.emulated:
             return "-", None
-        if value is None:
-            return ("too few" if percentile and figures.count else "-"), None
-        return (milliseconds(value) if run.valid else f"({milliseconds(value)})"), value
+        if figure is None:
+            return ("too few" if percentile and samples else "-"), None
+        return (milliseconds(figure) if group.used else f"({milliseconds(figure)})"), figure
 
     name = (
-        f'<a href="#run-{run.run_id}">{escape(run.artifact.model)} '
+        f'<a href="#run-{run.run_id}">{escape(run.artifact.title)} '
         f"<b>{escape(run.artifact.variant)}</b></a>"
         f'<span class="dim">{escape(run.target)}</span>'
     )
     points = accuracy.loss_points if accuracy else None
     lost = "" if points is None else f' <span class="dim">{_lost(points)}</span>'
-    first, first_key = duration(run.cold.first_inference_ms)
-    load, load_key = duration(run.cold.load_ms)
+    p50, p50_key = duration(lambda run: run.summary.p50_ms)
+    if len(group.p50s_ms) > 1:
+        low, high = group.p50s_ms[0], group.p50s_ms[-1]
+        p50 += f'<span class="dim">{milliseconds(low)} to {milliseconds(high)}</span>'
+    first, first_key = duration(lambda run: run.cold.first_inference_ms)
+    load, load_key = duration(lambda run: run.cold.load_ms)
     load = "" if load_key is None else f'<span class="dim">{load} load</span>'
+    links = " ".join(
+        f'<a href="#run-{one.run_id}"{_aside(one)}>{number}</a>'
+        for number, one in enumerate(group.runs, start=1)
+    )
     cells: list[tuple[str, str | float | None]] = [
-        (name, f"{run.artifact.model} {run.artifact.variant} {run.target}"),
-        (_badge(run), run.verdict),
+        (name, f"{run.artifact.title} {run.artifact.variant} {run.target}"),
+        (_badges(group), group.verdict),
         (
             f"{escape(run.inference_precision)}, {run.threads}&nbsp;thr."
-            f'<span class="dim">{escape(run.mode)}</span>',
+            f'<span class="dim">{escape(run.mode)}, {escape(run.runner.name)}</span>',
             f"{run.mode} {run.inference_precision} {run.threads:04}",
         ),
-        (str(figures.count), figures.count),
-        duration(figures.p50_ms),
-        duration(figures.p90_ms, percentile=True),
-        duration(figures.p99_ms, percentile=True),
+        (f'{links}<span class="dim">{samples} samples</span>', len(group.runs)),
+        (p50, p50_key),
+        duration(lambda run: run.summary.p90_ms, percentile=True),
+        duration(lambda run: run.summary.p99_ms, percentile=True),
         (first + load, first_key),
         (milliseconds(run.published.latency_ms), run.published.latency_ms)
         if run.published
@@ -148,13 +161,19 @@ def _row(run: RunResult) -> str:
     ]
     shown = []
     for (label, kind), (text, value) in zip(_COLUMNS, cells, strict=True):
-        tag = "th" if label == "Run" else "td"
+        tag = "th" if label == "What" else "td"
         scope = ' scope="row"' if tag == "th" else ""
         key = "" if value is None else escape(str(value))
         shown.append(
             f'<{tag}{scope} class="{kind}" data-label="{label}" data-sort="{key}">{text}</{tag}>'
         )
-    return f'<tr class="{_kind(run)}">{"".join(shown)}</tr>'
+    kind = _kind(group.used[0] if group.used else run)
+    return f'<tr class="{kind}">{"".join(shown)}</tr>'
+
+
+def _aside(run: RunResult) -> str:
+    """How the link to a run says that it does not count."""
+    return "" if run.valid or run.emulated else ' class="bad" title="INVALID"'
 
 
 def _lost(points: float) -> str:
@@ -167,15 +186,35 @@ def _kind(run: RunResult) -> str:
     return "emulated" if run.emulated else "valid" if run.valid else "invalid"
 
 
-def _badge(run: RunResult) -> str:
+def _badge(run: RunResult, count: int = 0) -> str:
+    """The verdict of a run, or of so many of its kind."""
     sign = {"valid": "✓", "invalid": "✕", "emulated": "◌"}[_kind(run)]
+    text = f"{count} {run.verdict}" if count else run.verdict
     return (
         f'<span class="badge {_kind(run)}"><span aria-hidden="true">{sign}</span> '
-        f"{escape(run.verdict)}</span>"
+        f"{escape(text)}</span>"
     )
 
 
-def _run(run: RunResult) -> str:
+def _badges(group: Group) -> str:
+    """One where all runs are alike, else one a kind with its number."""
+    kinds: dict[str, list[RunResult]] = {}
+    for run in sorted(group.runs, key=lambda run: not run.valid):
+        kinds.setdefault(_kind(run), []).append(run)
+    if len(kinds) == 1:
+        return _badge(group.runs[0])
+    return " ".join(_badge(runs[0], len(runs)) for runs in kinds.values())
+
+
+def _cards(group: Group) -> str:
+    count = len(group.runs)
+    return "".join(
+        _run(run, f"run {number} of {count}" if count > 1 else "")
+        for number, run in enumerate(group.runs, start=1)
+    )
+
+
+def _run(run: RunResult, which: str = "") -> str:
     """One run as a card: what it was, what speaks against it, its pictures, its facts."""
     stamp = EMULATED if run.emulated else "" if run.valid else "INVALID"
     notes = "".join(f"<li>{escape(note)}</li>" for note in run_notes(run))
@@ -187,8 +226,9 @@ def _run(run: RunResult) -> str:
     return (
         f'<article class="card {_kind(run)}" id="run-{run.run_id}" '
         f'aria-labelledby="h-{run.run_id}"><h3 id="h-{run.run_id}">'
-        f"{escape(run.artifact.model)} {escape(run.artifact.variant)} "
-        f'<span class="dim">on {escape(run.target)}, {threads_text(run)}, {escape(run.mode)}</span>'
+        f"{escape(run.artifact.title)} {escape(run.artifact.variant)} "
+        f'<span class="dim">on {escape(run.target)}, {threads_text(run)}, {escape(run.mode)}'
+        f"{f', {which}' if which else ''}</span>"
         f' <time class="dim" datetime="{escape(run.started_utc)}">{escape(_minute(run))}</time>'
         f" {_badge(run)}</h3>"
         f"{f'<ul class=notes>{notes}</ul>' if notes else ''}{_figures(run)}{plots}{_facts(run)}"
@@ -235,6 +275,7 @@ def _facts(run: RunResult) -> str:
         "Cores": f"mask {run.cpu_mask or 'none'}, held {run.affinity or 'not known'}",
         "Input": "x".join(str(side) for side in run.input_shape),
         "Artifact": f"{artifact.key or 'no key'}, {artifact.size_bytes / 1e6:.2f} MB",
+        **_pipeline(run),
         "Answers": run.parity.summary if run.parity else "not checked on the device",
         "Published": f"{published.latency_ms:g} ms: {published.source}" if published else "nothing",
         "Settings": _pairs(run.settings),
@@ -246,16 +287,37 @@ def _facts(run: RunResult) -> str:
                 _pairs({k: f"{v / 1e6:.2f} GHz" for k, v in state.clocks_khz.items()}),
                 state.thermal_status is not None and f"thermal status {state.thermal_status}",
                 state.throttle_bits is not None and f"throttle bits {state.throttle_bits:#x}",
+                _pairs({f"throttled ({k})": v for k, v in state.throttle_counts.items()}),
+                state.battery and _battery(state.battery),
                 "governor " + ", ".join(dict.fromkeys(state.governors.values()))
                 if state.governors
                 else None,
                 state.power_mode and f"power mode {state.power_mode}",
+                state.power_mw is not None and f"{state.power_mw / 1e3:.2f} W",
                 state.load_1m is not None and f"load {state.load_1m:g}",
             )
             if state.unreadable:
                 facts[f"{name}, unreadable"] = "; ".join(state.unreadable)
     rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items())
     return f'<details><summary>All facts</summary><dl class="facts">{rows}</dl></details>'
+
+
+def _pipeline(run: RunResult) -> dict[str, str]:
+    pipeline = run.artifact.pipeline
+    if pipeline is None:
+        return {}
+    name = f"{pipeline.detector} {pipeline.detector_variant}, {pipeline.detector_key or 'no key'}"
+    frames = f"a sample is the mean frame of {pipeline.interval} in a row"
+    return {"Detector": f"{name}; {frames}"}
+
+
+def _battery(battery: BatteryRecord) -> str:
+    words = [
+        battery.level_percent is not None and f"battery {battery.level_percent} %",
+        {True: "powered", False: "not powered", None: ""}[battery.powered],
+        battery.saver and "saver on",
+    ]
+    return ", ".join(str(word) for word in words if word)
 
 
 def _joined(*parts: object) -> str:

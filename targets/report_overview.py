@@ -45,7 +45,8 @@ def at_a_glance(groups: Sequence[Group]) -> str:
     )  # fmt: skip
     return (
         '<section aria-labelledby="glance"><h2 id="glance">Latency at a glance</h2>'
-        '<p class="dim"><span class="key dot"></span> median, <span class="key thick"></span> to '
+        '<p class="dim"><span class="key dot"></span> median, <span class="key one"></span> each '
+        'of several runs, <span class="key thick"></span> to '
         'p90, <span class="key thin"></span> to p99, <span class="key diamond"></span> published. '
         f"Milliseconds, logarithmic; left is faster.{left_out}</p>"
         f'<div class="glance"><ol>{rows}</ol>'
@@ -76,12 +77,17 @@ def _glance_row(group: Group, at: Callable[[float], str], grid: str) -> str:
         said += f", published {milliseconds(run.published.latency_ms)} ms ({run.published.source})"
         right += f' <span class="dim">{group.ratio:.2f} of published</span>'
     marks.append(f'<i class="dot" style="left:{at(p50)}"></i>')
-    repeats = f", {len(group.used)} runs" if len(group.used) > 1 else ""
+    repeats = ""
+    if len(group.used) > 1:
+        repeats = f", {len(group.used)} runs"
+        said += f", the runs {' '.join(milliseconds(value) for value in group.p50s_ms)} ms"
+        marks += [f'<i class="one" style="left:{at(value)}"></i>' for value in group.p50s_ms]
     return (
-        f'<li title="{escape(said)}"><span class="what">{escape(run.artifact.model)} '
+        f'<li title="{escape(said)}"><span class="what">{escape(run.artifact.title)} '
         f"<b>{escape(run.artifact.variant)}</b>"
-        f'<span class="dim">{escape(run.target)}, {threads_text(run)}, {escape(run.mode)}{repeats}'
-        f'</span></span><span class="track" aria-hidden="true">{"".join(marks)}</span>'
+        f'<span class="dim">{escape(run.target)}, {threads_text(run)}, {escape(run.mode)}, '
+        f"{escape(run.runner.name)}{repeats}</span></span>"
+        f'<span class="track" aria-hidden="true">{"".join(marks)}</span>'
         f'<span class="figure">{right}</span></li>'
     )
 
@@ -136,9 +142,10 @@ def _point(group: Group, targets: Sequence[str], formats: Sequence[str]) -> Poin
     return Point(
         latency_ms=group.p50_ms,
         accuracy=accuracy.value,
-        label=f"{run.artifact.model} {precision}",
-        text=f"{run.artifact.model} {run.artifact.variant} on {run.target}, {threads_text(run)}, "
-        f"{run.mode}: {milliseconds(group.p50_ms)} ms, {accuracy.metric} {accuracy.value:.4f}",
+        label=f"{run.artifact.title} {precision}",
+        text=f"{run.artifact.title} {run.artifact.variant} on {run.target}, {threads_text(run)}, "
+        f"{run.mode}, {run.runner.name}: {milliseconds(group.p50_ms)} ms, {accuracy.metric} "
+        f"{accuracy.value:.4f}",
         colour=targets.index(run.target) % _COLOURS,
         shape=formats.index(_format(group)),
     )

@@ -19,16 +19,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from edge import latency
 from edge.errors import SpecError
+from edge.latency import Mode
 from edge.picture import write_bytes
 from targets.result_json import plain_values, read_record
 
 __all__ = [
     "EMULATED",
     "KIND",
+    "RUNNERS",
     "SCHEMA",
     "AccuracyFigure",
     "ArtifactRecord",
@@ -36,6 +38,7 @@ __all__ = [
     "ColdStart",
     "DeviceRecord",
     "ParityRecord",
+    "PipelineRecord",
     "PublishedFigure",
     "RunResult",
     "RunnerRecord",
@@ -50,6 +53,7 @@ __all__ = [
 SCHEMA = 1
 KIND = "edgepose-run"
 EMULATED = "emulated: not a latency"
+RUNNERS = ("native", "python", "trtexec")
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -76,14 +80,42 @@ class AccuracyFigure:
 
 
 @dataclass(frozen=True)
+class PipelineRecord:
+    """A detector before the pose model, as a video is worked on.
+
+    The detector runs in every ``interval``-th frame, the pose model on ``people`` people in each. A
+    sample is the mean frame of ``interval`` frames in a row.
+    """
+
+    detector: str
+    detector_variant: str
+    detector_key: str
+    interval: int
+    people: int
+
+
+@dataclass(frozen=True)
 class ArtifactRecord:
-    """The artifact that was timed; ``key`` is its content address."""
+    """The artifact that was timed; ``key`` is its content address.
+
+    Of a pipeline ``model`` is "detector+pose model" and ``size_bytes`` that of both; all else is
+    the pose model's.
+    """
 
     model: str
     variant: str
     key: str
     size_bytes: int
     accuracy: AccuracyFigure | None
+    pipeline: PipelineRecord | None = None
+
+    @property
+    def title(self) -> str:
+        """The model for a reader, of a pipeline with the work that a frame has."""
+        if self.pipeline is None:
+            return self.model
+        people = f"{self.pipeline.people} {'person' if self.pipeline.people == 1 else 'people'}"
+        return f"{self.model} (detector 1 in {self.pipeline.interval}, {people})"
 
 
 @dataclass(frozen=True)
@@ -129,7 +161,10 @@ class BatteryRecord:
 
 @dataclass(frozen=True)
 class StateRecord:
-    """The state of a device at one moment; ``unreadable`` says what could not be read and why."""
+    """The state of a device at one moment; ``unreadable`` says what could not be read and why.
+
+    ``max_clocks_khz`` are the limits that hold, ``throttle_counts`` counters of throttling events.
+    """
 
     governors: Mapping[str, str]
     clocks_khz: Mapping[str, int]
@@ -137,8 +172,10 @@ class StateRecord:
     thermal_status: int | None
     temperatures_c: Mapping[str, float]
     throttle_bits: int | None
+    throttle_counts: Mapping[str, int]
     battery: BatteryRecord | None
     power_mode: str | None
+    power_mw: float | None
     load_1m: float | None
     unreadable: tuple[str, ...]
 
@@ -150,7 +187,9 @@ class StateSample:
     t_s: float
     temperatures_c: Mapping[str, float]
     clocks_khz: Mapping[str, int]
-    power_mw: float | None
+    power_mw: float | None = None
+    thermal_status: int | None = None
+    throttle_bits: int | None = None
 
 
 @dataclass(frozen=True)
@@ -216,6 +255,14 @@ class RunResult:
             (f"run_id {self.run_id!r} is no file name", not _RUN_ID.fullmatch(self.run_id)),
             (f"started_utc {self.started_utc!r} is no time in UTC", not _is_utc(self.started_utc)),
             (f"threads is {self.threads}", self.threads < 1),
+            (
+                f"mode is {self.mode!r}, not one of {', '.join(get_args(Mode))}",
+                self.mode not in get_args(Mode),
+            ),
+            (
+                f"runner.name is {self.runner.name!r}, not one of {', '.join(RUNNERS)}",
+                self.runner.name not in RUNNERS,
+            ),
             ("'valid' is true beside reasons against it", self.valid and bool(self.reasons)),
             ("'valid' is false without a reason", not self.valid and not self.reasons),
             (

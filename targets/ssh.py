@@ -57,6 +57,8 @@ def open_ssh(
     login = read_login(host, config=config, known_hosts=known_hosts)
     transport = SshTransport(login, timeout_s, functools.cache(ask) if ask else None)
     try:
+        # Before any deadline runs: a person may be typing a password.
+        transport.connect()
         home = transport.run(["printenv", "HOME"], timeout_s=timeout_s)
     except BaseException:
         transport.close()
@@ -207,6 +209,10 @@ class SshTransport:
         """End the connection."""
         self._closed = True
         self._drop()
+
+    def connect(self) -> None:
+        """Connect now rather than with the first call."""
+        self._connect(self._timeout_s)
 
     def _drop(self) -> None:
         self._paramiko = None

@@ -16,7 +16,7 @@ import shlex
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from typing import Any
 from edge.errors import DeviceError
 from targets.known_hosts import fingerprint, known_keys
 
-__all__ = ["PASSWORD_VARIABLE", "Login", "connect", "read_login"]
+__all__ = ["PASSWORD_VARIABLE", "Login", "config_lines", "connect", "read_login"]
 
 PASSWORD_VARIABLE = "EDGEPOSE_SSH_PASSWORD"
 
@@ -147,7 +147,7 @@ def _options(config: Path | None, alias: str, user: str | None, port: str | None
     lines += [f"Port {port}"] if port else []
     try:
         if config is not None or path.is_file():
-            lines += _config_lines(path)
+            lines += config_lines(path)
         lines += ["Host *", f"User {getpass.getuser()}", "Port 22"]
         options = dict(paramiko.SSHConfig.from_text("\n".join(lines)).lookup(alias))
         options["port"] = int(options["port"])
@@ -156,7 +156,7 @@ def _options(config: Path | None, alias: str, user: str | None, port: str | None
     return options
 
 
-def _config_lines(path: Path, depth: int = 0) -> Iterator[str]:
+def config_lines(path: Path, depth: int = 0) -> Iterator[str]:
     """The lines of a configuration with the files that it includes, which paramiko leaves out."""
     block = "Host *"
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -171,7 +171,7 @@ def _config_lines(path: Path, depth: int = 0) -> Iterator[str]:
             whole = Path("~/.ssh").expanduser() / Path(pattern).expanduser()
             root = Path(whole.anchor)
             for file in sorted(root.glob(str(whole.relative_to(root)))):
-                yield from _config_lines(file, depth + 1)
+                yield from config_lines(file, depth + 1)
                 yield block
 
 
@@ -224,7 +224,27 @@ def _through_hosts(
     transport, inner = connect(via, timeout_s=timeout_s, ask=ask, through=through)
     stack.push(inner)
     where = (login.hostname, login.port)
-    return transport.open_channel("direct-tcpip", where, ("127.0.0.1", 0), timeout=timeout_s)
+    return _Hop(transport.open_channel("direct-tcpip", where, ("127.0.0.1", 0), timeout=timeout_s))
+
+
+class _Hop:
+    """A channel through another host, as the socket of the connection that goes on from there.
+
+    A socket closes whatever became of its other end. A channel says goodbye to the host between,
+    and raises where that one is gone and its thread has not noticed yet (paramiko 5.1.0).
+    """
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._channel, name)
+
+    def close(self) -> None:
+        from paramiko import SSHException
+
+        with suppress(SSHException, OSError, EOFError):
+            self._channel.close()
 
 
 def _through_program(login: Login, stack: ExitStack) -> socket.socket:

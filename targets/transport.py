@@ -16,10 +16,12 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import re
+import secrets
 import shlex
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -36,6 +38,7 @@ __all__ = [
     "push_changed",
     "remote_sha256",
     "remove_work_dir",
+    "scratch_folder",
     "shell_line",
 ]
 
@@ -251,6 +254,21 @@ def remove_work_dir(transport: Transport, *, timeout_s: float = 60.0) -> None:
         raise DeviceError(f"{transport.name}: will not remove {folder}: not a folder of edgepose")
     what = f"removing {folder} on {transport.name}"
     check(transport.run(["rm", "-rf", folder], timeout_s=timeout_s), what)
+
+
+@contextmanager
+def scratch_folder(transport: Transport) -> Iterator[str]:
+    """Path of a new folder on the device for one call's files, removed with all that is in it.
+
+    It is made with the first file. Where the device is gone when the block ends, the folder stays
+    in the working folder and goes with it.
+    """
+    folder = posixpath.join(transport.work_dir, "tmp", secrets.token_hex(6))
+    try:
+        yield folder
+    finally:
+        with suppress(DeviceError):
+            transport.run(["rm", "-rf", folder], timeout_s=20.0)
 
 
 def _sha256(path: Path) -> str:

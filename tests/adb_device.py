@@ -192,6 +192,11 @@ class StandInPhone:
         """What `adb devices` calls it."""
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def is_plugged_in(self) -> bool:
+        """Whether an adb server could connect."""
+        return self._listener is not None
+
     def start(self) -> StandInPhone:
         self.plug_in()
         return self

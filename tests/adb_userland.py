@@ -454,6 +454,13 @@ class Knobs:
             (folder / "scaling_cur_freq").write_text(f"{int(top * scale)}\n")
             (folder / "scaling_governor").write_text(f"{governor}\n")
 
+    def clock_limits(self, scale: float = 1.0) -> None:
+        """What every core may reach at most, as a part of its highest clock."""
+        for core in range(8):
+            folder = self.root / f"sys/devices/system/cpu/cpu{core}/cpufreq"
+            top = int((folder / "cpuinfo_max_freq").read_text())
+            (folder / "scaling_max_freq").write_text(f"{int(top * scale)}\n")
+
     def temperature(self, zone: int, celsius: float) -> None:
         (self.root / f"sys/class/thermal/thermal_zone{zone}/temp").write_text(
             f"{round(celsius * 1000)}\n"
@@ -476,3 +483,7 @@ class Knobs:
     def calls(self) -> list[str]:
         """What was changed through `svc`, `settings`, `cmd` and `input`, in order."""
         return (self.root / "sim/calls").read_text().splitlines()
+
+    def forget_calls(self) -> None:
+        """Begin the list of calls again."""
+        (self.root / "sim/calls").write_text("")

@@ -3,7 +3,8 @@
 It runs in a mount namespace of its own, where ``/home``, ``/usr/local/bin``, ``/etc/passwd`` and
 ``/etc/shadow`` are those of the board; this machine keeps its own, and all is gone with the server.
 With an arm64 userland every command of ``pi`` runs inside it, files in /home are the same on both
-sides, and ``uname -m`` says aarch64.
+sides, and ``uname -m`` says aarch64. With ``/`` for a userland it runs this machine's programs, as
+fast as they are, and sees the board's files.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ _HASH = (
     "$6$edgepose$TIFBN8XqYBnx9FpYlXraDEGjC6gsvwCNqnKhJfAvJphQ3AjG.MSHWFD.x45T3J9MANhgYCjtrWgIAXSW"
     "/1WVE/"
 )
-_UID = 61234
 _SMALL_BYTES = 1 << 20
 
 RASPBERRY_PI_5: Mapping[str, str] = {
@@ -67,7 +67,8 @@ MaxStartups 50
 Subsystem sftp internal-sftp
 """
 
-# $1: this server's folder, $2: root of the userland or nothing
+# $1: this server's folder, $2: root of the userland or nothing, $3: the user's number; then pairs:
+# a name below /mnt and the folder that is to be seen there
 _SETUP = f"""
 set -e
 mount --make-rprivate /
@@ -81,8 +82,11 @@ mount -t tmpfs -o mode=755 none /mnt
 mkdir /mnt/arm64 /mnt/board
 mount --bind "$1/board" /mnt/board
 [ -z "$2" ] || mount --bind "$2" /mnt/arm64
-mount -t tmpfs -o size={_SMALL_BYTES},uid={_UID},gid={_UID} none /home/pi/small
-exec /usr/sbin/sshd -D -f "$1/sshd_config" -E "$1/log"
+mount -t tmpfs -o size={_SMALL_BYTES},uid=$3,gid=$3 none /home/pi/small
+folder=$1
+shift 3
+while [ $# -gt 0 ]; do mkdir "/mnt/$1"; mount --bind "$2" "/mnt/$1"; shift 2; done
+exec /usr/sbin/sshd -D -f "$folder/sshd_config" -E "$folder/log"
 """
 
 
@@ -94,16 +98,26 @@ class SshServer:
     and ``/home/pi/small`` on the device has room for 1 MiB.
     """
 
-    def __init__(self, folder: Path, userland: Path | None, files: Mapping[str, str], more: str):
+    def __init__(
+        self,
+        folder: Path,
+        userland: Path | None,
+        files: Mapping[str, str],
+        more: str,
+        folders: Mapping[str, Path],
+    ) -> None:
         self.folder, self.home, self.programs = folder, folder / "home/pi", folder / "programs"
         self.key, self.known_hosts = folder / "key", folder / "known_hosts"
         self.config, self.log = folder / "ssh_config", folder / "log"
-        self._userland = userland
+        self._userland, self._folders = userland, folders
         self._process: subprocess.Popen[bytes] | None = None
         self._space = Path()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
+        # A number of its own, so that what is ended here is never another server's: of this run of
+        # the tests, or of another at the same time.
+        self._uid = self.port
         self.host = f"pi@127.0.0.1:{self.port}"
         (self.home / "small").mkdir(parents=True)
         (self.home / ".ssh").mkdir()
@@ -114,10 +128,10 @@ class SshServer:
         shutil.copy(folder / "key.pub", self.home / ".ssh/authorized_keys")
         self.config.write_text(f"Host *\n  IdentityFile {self.key}\n  IdentitiesOnly yes\n")
         self.trust()
-        shell = "/bin/sh" if userland is None else str(self._arm_shell(files))
+        shell = "/bin/sh" if userland is None else str(self._board_shell(files))
         (folder / "passwd").write_text(
             "root:x:0:0:root:/root:/bin/sh\nsshd:x:101:65534::/run/sshd:/usr/sbin/nologin\n"
-            f"pi:x:{_UID}:{_UID}::/home/pi:{shell}\n"
+            f"pi:x:{self._uid}:{self._uid}::/home/pi:{shell}\n"
         )
         (folder / "shadow").write_text(
             f"root:*:20000::::::\nsshd:!:20000::::::\npi:{_HASH}:20000:0:99999:7:::\n"
@@ -126,7 +140,7 @@ class SshServer:
         text = _CONFIG.format(port=self.port, folder=folder, more=more)
         (folder / "sshd_config").write_text(text)
         for path in (self.home, *self.home.rglob("*")):
-            os.chown(path, _UID, _UID)
+            os.chown(path, self._uid, self._uid)
 
     def trust(self) -> None:
         """Write the server's present key to ``known_hosts``."""
@@ -138,7 +152,11 @@ class SshServer:
         assert self._process is None
         with (self.folder / "setup_log").open("wb") as log:
             self._process = subprocess.Popen(
-                ["unshare", "--mount", "sh", "-c", _SETUP, "sh", self.folder, self._userland or ""],
+                [
+                    *("unshare", "--mount", "sh", "-c", _SETUP, "sh"),
+                    *(str(self.folder), str(self._userland or ""), str(self._uid)),
+                    *(str(word) for pair in self._folders.items() for word in pair),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
@@ -190,7 +208,7 @@ class SshServer:
         for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
                 line = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
-                if folder.stat().st_uid == _UID and text.encode() in line:
+                if folder.stat().st_uid == self._uid and text.encode() in line:
                     found.append(int(folder.name))
         return found
 
@@ -204,12 +222,15 @@ class SshServer:
                     found.append(int(folder.name))
         return [pid for pid in found if self._process is None or pid != self._process.pid]
 
-    def _arm_shell(self, files: Mapping[str, str]) -> Path:
+    def _board_shell(self, files: Mapping[str, str]) -> Path:
         binds = ["/home", "/usr/local/bin", "/etc/passwd"]
         for number, (path, text) in enumerate(files.items()):
             (self.folder / f"board/{number}").write_text(text)
             binds.append(f"/mnt/board/{number}:{path}")
-        line = shlex.join([*enter("/mnt/arm64", binds), "-w", "/home/pi", "/bin/sh"])
+        enters = ["proot", *(word for bind in binds for word in ("-b", bind))]
+        if self._userland != Path("/"):
+            enters = enter("/mnt/arm64", binds)
+        line = shlex.join([*enters, "-w", "/home/pi", "/bin/sh"])
         shell = self.folder / "board/shell"
         shell.write_text(f'#!/bin/sh\nexec {line} "$@"\n')
         shell.chmod(0o755)
@@ -223,11 +244,13 @@ def ssh_server(
     userland: Path | None = None,
     files: Mapping[str, str] = RASPBERRY_PI_5,
     config: str = "",
+    folders: Mapping[str, Path] | None = None,
 ) -> Iterator[SshServer]:
     """A running server that keeps its files in ``folder``; skips with a reason.
 
     ``userland`` is the root that its commands run in, ``files`` what they see besides;
-    ``config`` are more lines for its sshd_config, the first of two settings holds.
+    ``config`` are more lines for its sshd_config, the first of two settings holds. ``folders`` of
+    this machine are seen as ``/mnt/NAME``, whoever may enter what they lie in.
     """
     for program, package in {
         "/usr/sbin/sshd": "openssh-server",
@@ -247,7 +270,7 @@ def ssh_server(
     )
     if done.returncode != 0:
         pytest.skip(f"no mounts of its own are allowed here: {done.stderr.strip()}")
-    server = SshServer(folder, userland, files, config)
+    server = SshServer(folder, userland, files, config, folders or {})
     server.start()
     try:
         yield server

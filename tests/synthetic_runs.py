@@ -18,6 +18,7 @@ from targets.result import (
     ColdStart,
     DeviceRecord,
     ParityRecord,
+    PipelineRecord,
     PublishedFigure,
     RunnerRecord,
     RunResult,
@@ -58,8 +59,10 @@ def state(**changes: Any) -> StateRecord:
         thermal_status=0,
         temperatures_c={"cpu": 36.5, "skin": 31.2},
         throttle_bits=None,
+        throttle_counts={},
         battery=BatteryRecord(87, True, False),
         power_mode=None,
+        power_mw=None,
         load_1m=0.4,
         unreadable=(),
     )
@@ -263,6 +266,48 @@ def emulated_run() -> RunResult:
     return replace(run, state_series=())
 
 
+def python_run() -> RunResult:
+    """The same network and engine on the same phone by the Python runner, which is another one."""
+    run = replace(
+        phone_run(9),
+        run_id="20261121T181909Z-android-sd865-rtmpose-t-ncnn-fp16-python-1",
+        runner=RunnerRecord("python", "0.1.0"),
+    )
+    return with_samples(run, latencies_ns(700, 9.9, seed=19))
+
+
+def pipeline_run(number: int = 1, *, interval: int = 5, people: int = 1) -> RunResult:
+    """A detector every few frames with a pose model; a sample is the mean of these frames."""
+    pipeline = PipelineRecord("rtmdet-nano-person", "ncnn-fp16", "de7ec7", interval, people)
+    run = replace(
+        phone_run(number),
+        run_id=f"20261121T1830{number:02d}Z-android-sd865-pipeline-{interval}-{people}-{number}",
+        artifact=replace(
+            phone_run(1, count=1).artifact,
+            model="rtmdet-nano-person+rtmpose-t",
+            accuracy=None,
+            pipeline=pipeline,
+        ),
+        published=PublishedFigure(18.78, f"{_MMPOSE}, Snapdragon 865, pipeline"),
+    )
+    level_ms = 9.3 * people + 48.0 / interval
+    return with_samples(run, latencies_ns(900, level_ms, seed=number))
+
+
+def interleaved_runs() -> list[RunResult]:
+    """Three variants in turn, A B C A B C A B C, as a session on a desktop leaves them."""
+    levels = {"onnx-fp32": 3.05, "openvino-fp16": 2.71, "openvino-int8": 1.64}
+    runs = []
+    for turn in range(1, 4):
+        for place, (variant, level_ms) in enumerate(levels.items()):
+            one = desktop_run(variant, level_ms, 0.1 * place)
+            drift, seed = 1 + 0.01 * turn, 10 * turn + place
+            run = with_samples(one, latencies_ns(2000, level_ms * drift, seed=seed))
+            run_id = one.run_id.removesuffix("-1") + f"-{turn}"
+            runs.append(replace(run, run_id=run_id, settings={**run.settings, "repeat": turn}))
+    return runs
+
+
 def mixed_runs() -> list[RunResult]:
     """All kinds together, as one folder of results may hold them."""
     phones = [phone_run(1), phone_run(2), phone_run(4)]
@@ -295,6 +340,9 @@ def mixed_runs() -> list[RunResult]:
         small,
         few,
         hot_phone_run(),
+        python_run(),
+        pipeline_run(),
+        pipeline_run(2, people=3),
         jetson_run(),
         jetson_run("tensorrt-int8", 1.05),
         desktop_run("onnx-fp32", 3.05, 0.0),

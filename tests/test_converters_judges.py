@@ -58,6 +58,24 @@ def test_a_jump_between_two_equal_maxima_is_a_tie(second: float, tied: bool) -> 
     assert judge.count == (0 if tied else 17)
 
 
+@pytest.mark.parametrize(("second", "moved"), [(0.7998, False), (0.79, True)])
+def test_a_step_to_an_equal_neighbour_is_no_distance(second: float, moved: bool) -> None:
+    """Two bins, 1 px apart; the answer takes the one that the reference put second."""
+    want, got = simcc([(50, 60, 0.8)]), simcc([(50, 60, 0.8)])
+    want["simcc_x"][..., 102] = second
+    got["simcc_x"][..., 102] = 0.8005
+    judge = KeypointJudge(LIMITS["fp16"])
+    spec = pose_spec()
+    judge.add("photo", spec, want, spec, got)
+    assert judge.summary()["mean_px"] == (1.0 if moved else 0.0)
+    assert bool(judge.failures) is moved
+    assert judge.count == 17, "it was compared, unlike a tie"
+    got["simcc_x"] *= 0.9
+    got["simcc_y"] *= 0.9
+    judge.add("darker", spec, want, spec, got)
+    assert any("score" in failure for failure in judge.failures), "its score counts all the same"
+
+
 DETECTIONS = detector_spec(
     codec="detections",
     outputs=(TensorSpec("dets", (1, None, 5)), TensorSpec("labels", (1, None), "int64")),

@@ -11,6 +11,8 @@ import pytest
 from edge.errors import DeviceError
 from targets.device_state import (
     DeviceInfo,
+    DeviceState,
+    StatePoint,
     StateSampler,
     check_device,
     read_device,
@@ -312,6 +314,16 @@ def test_a_virtual_machine_shows_little(tmp_path: Path) -> None:
         "temperatures: the kernel shows none (a virtual machine?)",
     )
     assert state.record().unreadable == state.unreadable
+
+
+def test_a_record_has_all_that_was_read() -> None:
+    state = DeviceState(
+        {"cpu0": "performance"}, {"cpu0": 1}, {"cpu0": 2}, 3, {"cpu": 4.0}, 5, {"core": 6},
+        BatteryRecord(7, True, False), "15W", 8.0, 9.0, ("nothing",),
+    )  # fmt: skip
+    assert vars(state.record()) == vars(state)
+    point = StatePoint(1.0, {"cpu": 2.0}, {"cpu0": 3}, 4.0, 5, 6)
+    assert vars(point.record()) == vars(point)
 
 
 # --------------------------------------------------------------------------------- identity

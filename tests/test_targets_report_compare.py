@@ -17,6 +17,7 @@ from tests.synthetic_runs import (
     hot_phone_run,
     latencies_ns,
     phone_run,
+    pipeline_run,
     with_samples,
 )
 
@@ -215,3 +216,18 @@ def test_a_run_too_short_for_its_wandering_is_told() -> None:
 
 def test_throttled_twins_are_refused() -> None:
     assert compare_runs([hot_phone_run(700)], [hot_phone_run(700)]).rows[0].refused
+
+
+def test_pipelines_match_where_their_frames_hold_the_same_work() -> None:
+    old, new = pipeline_run(1), pipeline_run(2)
+    (row,) = compare_runs([old], [new, pipeline_run(3, people=2)]).rows
+    assert row.model == "rtmdet-nano-person+rtmpose-t (detector 1 in 5, 1 person)"
+    assert row.runs == (1, 1)
+    with pytest.raises(SpecError, match="nothing to compare"):
+        compare_runs([old], [pipeline_run(2, interval=10)])
+    pipeline = new.artifact.pipeline
+    assert pipeline
+    other = replace(pipeline, detector_key="another")
+    new = replace(new, artifact=replace(new.artifact, pipeline=other))
+    (row,) = compare_runs([old], [new]).rows
+    assert "detector: ncnn-fp16 de7ec7 -> ncnn-fp16 another" in row.notes

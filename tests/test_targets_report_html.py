@@ -21,6 +21,7 @@ from tests.chromium import Chromium
 from tests.synthetic_runs import (
     emulated_run,
     hot_phone_run,
+    interleaved_runs,
     jetson_run,
     latencies_ns,
     mixed_runs,
@@ -100,7 +101,7 @@ def test_the_page_is_well_formed_and_asks_nobody(page: str) -> None:
 
 def test_all_of_it_is_there(page: str) -> None:
     checker = checked(page)
-    assert checker.tags["article"] == 15
+    assert checker.tags["article"] == 18
     for run in mixed_runs():
         assert f"run-{run.run_id}" in checker.ids
         for note in (*run.reasons, *run.warnings):
@@ -108,6 +109,25 @@ def test_all_of_it_is_there(page: str) -> None:
     assert "Made 2026-11-21 20:15 UTC" in checker.text
     # Tile, table, card, its sentence and its pictures, and the explanation.
     assert checker.text.count("emulated: not a latency") >= 6
+
+
+def test_repeats_share_a_row_and_keep_their_cards() -> None:
+    runs = interleaved_runs()
+    runs[4] = replace(runs[4], valid=False, reasons=("it was hot",))
+    page = html_page(runs, made=MADE)
+    checker = checked(page)
+    assert checker.tags["article"] == 9
+    body = page[page.index("<tbody>") : page.index("</tbody>")]
+    rows = body.split("</tr>")[:-1]
+    assert len(rows) == 3
+    assert all(row.count('<a href="#run-') == 4 for row in rows)
+    assert ["INVALID" in row for row in rows] == [False, True, False]
+    assert f'<a href="#run-{runs[4].run_id}" class="bad" title="INVALID">2</a>' in rows[1]
+    assert "2 valid" in rows[1]
+    assert [f"run {number} of 3" in checker.text for number in (1, 2, 3)] == [True] * 3
+    # Each run that counts has a mark of its own beside the median of them all.
+    glance = page[page.index('id="glance"') : page.index('id="trade"')]
+    assert glance.count('<i class="one"') == 8
 
 
 def test_twenty_long_runs_stay_below_two_megabytes() -> None:
@@ -125,7 +145,6 @@ def test_names_of_devices_cannot_become_markup() -> None:
         run,
         target=evil,
         engine=evil,
-        mode=evil,
         device=replace(run.device, name=evil, model=evil, os=evil),
         artifact=replace(run.artifact, model=evil, key=evil),
         valid=False,
@@ -307,7 +326,7 @@ def test_a_browser_shows_it_without_error_or_request(page: str, tmp_path: Path) 
                 level = sum(int(part) for part in re.findall(r"\d+", paper)[:3]) / 3
                 assert (level < 60) if dark else (level > 200)
         browser.look(width=1280)
-        assert browser.run("return document.querySelectorAll('table .badge').length") == 15
+        assert browser.run("return document.querySelectorAll('table .badge').length") == 16
         _sorts_by_keyboard(browser)
         _contrast_is_enough(browser)
         assert browser.console() == []
@@ -333,7 +352,7 @@ def _sorts_by_keyboard(browser: Chromium) -> None:
         values = browser.run(column)
         known = [float(value) for value in values if value]
         assert known == sorted(known, reverse=reverse)
-        assert len(known) == 14
+        assert len(known) == 15
         assert values[-1] == ""
 
 

@@ -110,6 +110,10 @@ def test_a_run_that_broke_off_before_its_first_sample_is_stored(tmp_path: Path) 
         ("valid", False, "'valid' is false without a reason"),
         ("reasons", ["hot"], "'valid' is true beside reasons against it"),
         ("parity.passed", False, "'valid' is true though the answers differ"),
+        ("mode", "turbo", "mode is 'turbo', not one of burst, sustained"),
+        ("runner.name", "perl", "runner.name is 'perl', not one of native, python, trtexec"),
+        ("state_before.throttle_counts.cpu0", 1.5, "'state_before.throttle_counts.cpu0' must be"),
+        ("artifact.pipeline", {"detector": "x"}, "'artifact.pipeline.detector_variant' is missing"),
         ("starts_ns", [0], "1 starts for 70 samples"),
         ("starts_ns.5", 0, "'starts_ns' goes backwards"),
         ("state_series.0.t_s", 99.0, "'state_series' goes backwards"),
@@ -127,7 +131,11 @@ def test_what_is_wrong_is_named(plain: str, path: str, value: Any, says: str) ->
 
 
 @pytest.mark.parametrize(
-    "path", ["warnings", "device.soc", "cold.load_ms", "summary.p90_ms", "state_before.load_1m"]
+    "path",
+    [
+        *("warnings", "device.soc", "cold.load_ms", "summary.p90_ms", "state_before.load_1m"),
+        *("artifact.pipeline", "state_before.throttle_counts", "state_after.power_mw"),
+    ],
 )
 def test_a_missing_key_is_named(plain: str, path: str) -> None:
     data = json.loads(plain)

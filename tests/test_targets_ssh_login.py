@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -301,36 +303,73 @@ def test_logins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         read_login("x", config=tmp_path / "broken")
 
 
+def behind(gate: SshServer, board: SshServer, folder: Path) -> dict[str, Any]:
+    """Options of `open_ssh` under which ``board`` is that server, reached through the other one."""
+    known, config = folder / "known_hosts", folder / "ssh_config"
+    known.write_text(gate.known_hosts.read_text() + board.known_hosts.read_text())
+    config.write_text(
+        f"Host gate\n  HostName 127.0.0.1\n  Port {gate.port}\n  User pi\n"
+        f"  IdentityFile {gate.key}\n"
+        f"Host board\n  HostName 127.0.0.1\n  Port {board.port}\n  User pi\n"
+        f"  IdentityFile {board.key}\n  ProxyJump gate\n"
+        "Host a\n  ProxyJump b\nHost b\n  ProxyJump a\n"
+    )
+    return {"config": config, "known_hosts": known}
+
+
 def test_through_another_host(
     server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ssh_server(tmp_path / "gate") as gate:
-        known = tmp_path / "known_hosts"
-        known.write_text(gate.known_hosts.read_text() + server.known_hosts.read_text())
-        config = tmp_path / "ssh_config"
-        config.write_text(
-            f"Host gate\n  HostName 127.0.0.1\n  Port {gate.port}\n  User pi\n"
-            f"  IdentityFile {gate.key}\n"
-            f"Host board\n  HostName 127.0.0.1\n  Port {server.port}\n  User pi\n"
-            f"  IdentityFile {server.key}\n  ProxyJump gate\n"
-            "Host a\n  ProxyJump b\nHost b\n  ProxyJump a\n"
-        )
+        options = behind(gate, server, tmp_path)
+        config = options["config"]
         before = threading.active_count()
-        with closing(open_ssh("board", config=config, known_hosts=known)) as transport:
+        with closing(open_ssh("board", **options)) as transport:
             assert transport.run(["whoami"], timeout_s=20).stdout == b"pi\n"
             assert "Accepted publickey" in gate.log.read_text()
             gate.cut()
             assert transport.run(["whoami"], timeout_s=20).stdout == b"pi\n"
         assert threading.active_count() == before
         with pytest.raises(DeviceError, match="ProxyJump leads back"):
-            open_ssh("a", config=config, known_hosts=known)
+            open_ssh("a", **options)
         # The board's password is not the gate's business, and the gate's key is checked as well.
         monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD)
         config.write_text(config.read_text().replace(str(gate.key), str(tmp_path / "none")))
         with pytest.raises(DeviceError, match="ssh gate: it took no key"):
-            open_ssh("board", config=config, known_hosts=known)
+            open_ssh("board", **options)
         with pytest.raises(DeviceError, match="ssh gate: its host key is not known"):
             open_ssh("board", config=config, known_hosts=server.known_hosts)
+
+
+@pytest.mark.parametrize("what", ["close", "run"])
+def test_the_host_between_is_gone_and_nobody_has_noticed(
+    server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    straight: list[socket.socket] = []
+    connect = socket.create_connection
+
+    def kept(*args: Any, **options: Any) -> socket.socket:
+        straight.append(connect(*args, **options))
+        return straight[-1]
+
+    with ssh_server(tmp_path / "gate") as gate:
+        options = behind(gate, server, tmp_path)
+        before = threading.active_count()
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "create_connection", kept)
+            transport = open_ssh("board", **options)
+        # From here on nothing can be written to the gate, and as it is frozen nothing tells the
+        # thread that reads from it.
+        gate.freeze()
+        assert len(straight) == 1
+        straight[0].shutdown(socket.SHUT_WR)
+        if what == "run":
+            # Frozen are the processes of this connection; the next one gets others.
+            gate.thaw()
+            assert transport.run(["whoami"], timeout_s=20).stdout == b"pi\n"
+        transport.close()
+        gate.thaw()
+        assert threading.active_count() == before
 
 
 def test_through_a_program(server: SshServer, tmp_path: Path) -> None:

@@ -14,10 +14,21 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import edge
-from edge.cli import compare, device, evaluate, host, models, quantisation, sensitivity
+from edge.cli import (
+    arm,
+    bench,
+    compare,
+    device,
+    devices,
+    evaluate,
+    host,
+    models,
+    options,
+    report,
+    sensitivity,
+)
 from edge.errors import EdgeError
 from edge.session import default_threads
-from edge.spec import PRECISIONS
 
 __all__ = ["console", "main"]
 
@@ -78,50 +89,18 @@ def _parser() -> argparse.ArgumentParser:
     convert = command("convert", host.convert, "Convert models for a target, verified.")
     convert.add_argument("--target", default="android", help="target name (default: android)")
     convert.add_argument(
-        "--model",
-        help="zoo name, ONNX file, SDK folder or .zip, or checkpoint "
-        f"(default: {host.DEFAULT_MODEL} with the detector {host.DEFAULT_DETECTOR})",
+        "--profile", type=Path, metavar="FILE.toml", help="a target profile of your own instead"
     )
-    convert.add_argument("--detector", help="a detector as well, named in the same ways")
-    convert.add_argument(
-        "--formats",
-        help="variants instead of the target's: comma-separated, for example onnx-fp32,ncnn-fp16, "
-        "or all",
-    )
-    convert.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        help="of all --formats, which are then named alone: --formats tflite --precision mixed",
-    )
-    convert.add_argument("--name", help="name of the pose model (default: after its file)")
-    convert.add_argument("--spec", type=Path, help="TOML or JSON spec of the pose model's file")
-    convert.add_argument(
-        "--size",
-        type=_size,
-        help="HxW of the detector's (or only model's) input, where it can be chosen",
-    )
+    options.add_conversion(convert)
     convert.add_argument(
         "--batch",
-        type=_count,
+        type=options.count,
         help="fix the batch, for throughput (default: open where the format can, else 1)",
     )
-    convert.add_argument("--images", type=Path, help="folder of pictures to compare answers on")
-    quantisation.add_quantisation(convert)
-    convert.add_argument(
-        "--float-parts",
-        metavar="PART,...|FILE.json",
-        help="what mixed variants keep float: names, or what `edge sensitivity` wrote (default: "
-        "what that left under --out, else what is no convolution and the last layers)",
-    )
-    convert.add_argument("--out", type=Path, default=Path("build"), help="default: build")
+    arm.add_arm(convert)
     convert.add_argument("--force", action="store_true", help="convert even what is up to date")
     convert.add_argument(
         "--keep-failed", action="store_true", help="keep artifacts that fail a check, marked so"
-    )
-    convert.add_argument(
-        "--any-version",
-        action="store_true",
-        help="accept tools of other versions than the lock's",
     )
     convert.add_argument("--json", action="store_true", help="print the table as JSON")
 
@@ -139,11 +118,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_engine(run)
 
-    latency = command("latency", device.latency, "Time a network on this machine.")
-    latency.add_argument("model", help="artifact folder, or as for convert")
-    latency.add_argument("--seconds", type=float, default=2.0, help="measure for (default: 2)")
-    latency.add_argument("--json", action="store_true")
-    _add_engine(latency)
+    bench.add_bench(command)
+    devices.add_devices(command)
+    report.add_report(command)
 
     verify = command("verify", host.verify, "Repeat the parity check of an artifact.")
     verify.add_argument("artifact", type=Path)
@@ -168,11 +145,14 @@ def _parser() -> argparse.ArgumentParser:
         "--out", "-o", type=Path, metavar="FILE.onnx", help="default: named after the checkpoint"
     )
     export.add_argument(
-        "--size", type=_size, metavar="HxW", help="input size (default: the official model's)"
+        "--size",
+        type=options.size,
+        metavar="HxW",
+        help="input size (default: the official model's)",
     )
     export.add_argument("--variant", help="nano, t, s, m, l or x; checked against the weights")
-    export.add_argument("--keypoints", type=_count, help="checked against the weights")
-    export.add_argument("--classes", type=_count, help="checked against the weights")
+    export.add_argument("--keypoints", type=options.count, help="checked against the weights")
+    export.add_argument("--classes", type=options.count, help="checked against the weights")
     export.add_argument(
         "--keypoint-set", help="where the number does not name it, for example ap10k17"
     )
@@ -203,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
         "synthetic", models.synthetic, "Write rendered people with COCO annotations."
     )
     synthetic.add_argument("--out", type=Path, required=True, metavar="DIR")
-    synthetic.add_argument("--count", type=_count, default=16, help="pictures (default: 16)")
+    synthetic.add_argument("--count", type=options.count, default=16, help="pictures (default: 16)")
     synthetic.add_argument("--seed", type=int, default=7, help="same seed, same pictures")
     synthetic.add_argument("--crops", action="store_true", help="one person that fills a picture")
 
@@ -230,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads",
-        type=_count,
+        type=options.count,
         default=default_threads(),
         help="CPU threads of the engine (default here: %(default)s)",
     )
@@ -246,17 +226,3 @@ def _add_inference_precision(parser: argparse.ArgumentParser) -> None:
         choices=["fp32", "fp16", "bf16"],
         help="arithmetic the engine may use; bf16: openvino only (default: the variant's own)",
     )
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return value
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not HxW, for example 320x320")
-    return int(height), int(width)

@@ -6,7 +6,6 @@ import argparse
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import numpy as np
 from edge.artifact import Artifact, load_artifact
 from edge.detector import Detector
 from edge.errors import ImageError, SpecError
-from edge.latency import LatencySettings, measure, spread_reasons
 from edge.onestage import OneStage
 from edge.pipeline import Pipeline, Pose
 from edge.pose import PoseEstimator
@@ -140,42 +138,6 @@ def _rounded(values: np.ndarray[Any, Any], digits: int) -> list[float]:
     return [round(float(value), digits) for value in values]
 
 
-def latency(arguments: argparse.Namespace) -> int:
-    """Measure a session's latency; exit code 1 where the figure is not valid."""
-    settings = LatencySettings(
-        min_duration_s=arguments.seconds, max_duration_s=max(60.0, 2 * arguments.seconds)
-    )
-    with _open(arguments.model, arguments) as session:
-        spec = session.spec
-        shape = (session.max_batch or 1, 3, *spec.input_hw)
-        # Noise, not zeros: denormals and sparse inputs can flatter or slow an engine.
-        noise = np.random.default_rng(0).standard_normal(shape, np.float32)
-        result = measure(lambda: session.run({spec.input.name: noise}), settings)
-        row = {
-            "model": spec.name,
-            "engine": session.engine,
-            "inference_precision": session.inference_precision,
-            "threads": arguments.threads,
-            "input_shape": list(shape),
-            "samples": len(result.samples_ns),
-            **{
-                key: value if value is None else round(value, 3)
-                for key, value in asdict(result.summary).items()
-                if key != "count"
-            },
-            "valid": result.valid,
-            "reasons": list(result.reasons),
-            # Not a reason: a short look at a busy machine is what this command is for.
-            "warnings": list(spread_reasons(result.samples_ns)),
-        }
-    if arguments.json:
-        print(json.dumps(row, indent=2))
-    else:
-        for key, value in row.items():
-            print(f"{key:<20} {'too few samples' if value is None else value}")
-    return 0 if result.valid else 1
-
-
 def info(arguments: argparse.Namespace) -> int:
     """Print an artifact's manifest as text or JSON."""
     artifact = load_artifact(arguments.artifact, allow_failed=arguments.allow_failed)
@@ -200,9 +162,23 @@ def info(arguments: argparse.Namespace) -> int:
     lines += [f"  {key:<26} {artifact.source[key]}" for key in shown if key in artifact.source]
     lines.append("made with:")
     lines.append("  " + ", ".join(f"{name} {version}" for name, version in artifact.tools.items()))
-    lines += parity_lines(artifact.parity) + _quantisation_lines(artifact)
+    lines += parity_lines(artifact.parity) + _arm_lines(artifact) + _quantisation_lines(artifact)
     print("\n".join(lines))
     return 0
+
+
+def _arm_lines(artifact: Artifact) -> list[str]:
+    """Which arithmetic an ARM CPU may use, and what the tries gave; nothing for other variants."""
+    record = artifact.arm
+    if not record:
+        return []
+    lines = [str(record["text"])]
+    if record["checked"]:
+        lines.append(f"  on {record['cpu']} with {record['runner']}")
+    for precision, one in record["tried"].items():
+        lines.append(f"  {precision:<12} {one['images']} images: {one['summary']}")
+        lines += [f"  FAILURE {failure}" for failure in one["failures"]]
+    return lines
 
 
 def _quantisation_lines(artifact: Artifact) -> list[str]:

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import edge
 from edge.artifact import read_manifest
-from edge.cli import quantisation
+from edge.cli import arm, quantisation
 from edge.cli.device import parity_lines
 from edge.detector import Detector, detector_feeds
 from edge.errors import CheckoutError, SpecError, StepError
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from converters.convert import Made
     from converters.job import FeedSource
     from converters.source import Source
+    from targets.profile import Profile
 
 DEFAULT_MODEL = "rtmpose-t-demo"
 DEFAULT_DETECTOR = "rtmdet-nano-demo"
@@ -52,14 +53,25 @@ def need_checkout(command: str) -> None:
 def convert(arguments: argparse.Namespace) -> int:
     """Convert a pose model, and a detector if given, and say what comes next."""
     need_checkout("convert")
+    from targets.profile import load_profile
+
+    profile = load_profile(str(arguments.profile or arguments.target))
+    made = make_artifacts(arguments, profile, Table(sys.stdout, arguments.json))
+    good = [one for one in made if one.error is None]
+    if good and not arguments.json:
+        _say_next(good)
+    _raise_failures(made)
+    return 0
+
+
+def make_artifacts(arguments: argparse.Namespace, profile: Profile, table: Table) -> list[Made]:
+    """Convert what is not up to date; a failure is in the answer."""
     from converters.convert import convert_model
     from converters.zoo import find_source
-    from targets.profile import load_profile
 
     # The demo pair; whoever names a pose model names the detector that suits it.
     model = arguments.model or DEFAULT_MODEL
     detector = arguments.detector or (None if arguments.model else DEFAULT_DETECTOR)
-    profile = load_profile(arguments.target)
     variants = _variants(arguments, profile.variants)
     sources = [
         find_source(
@@ -74,8 +86,10 @@ def convert(arguments: argparse.Namespace) -> int:
     if len({source.name for source in sources}) < len(sources):
         raise SpecError(f"both models are called {sources[0].name!r}; choose a name with --name")
 
-    table = _Table(arguments.json)
-    asked = _asked(arguments, variants, table.note, sources[1] if detector else None)
+    asked = replace(
+        _asked(arguments, variants, table.note, sources[1] if detector else None),
+        on_arm=arm.on_arm(arguments, profile),
+    )
     floats = [
         quantisation.float_parts(arguments, source, variants, table.note) for source in sources
     ]
@@ -92,11 +106,7 @@ def convert(arguments: argparse.Namespace) -> int:
             any_version=arguments.any_version,
         )
     table.end()
-    good = [one for one in made if one.error is None]
-    if good and not arguments.json:
-        _say_next(sources, good)
-    _raise_failures(made)
-    return 0
+    return made
 
 
 def _variants(arguments: argparse.Namespace, defaults: tuple[Variant, ...]) -> tuple[Variant, ...]:
@@ -142,7 +152,7 @@ def _asked(
     from converters.conversion import Asked
 
     asked = Asked(
-        parity=_parity_images(arguments.images),
+        parity=parity_images(arguments.images),
         batch=arguments.batch,
         keep_failed=arguments.keep_failed,
     )
@@ -163,7 +173,7 @@ def _box_finder(detector: Source | None) -> FindBoxes | None:
     return lambda image_bgr: find(image_bgr).boxes_xyxy
 
 
-def _say_next(sources: Sequence[Source], made: Sequence[Made]) -> None:
+def _say_next(made: Sequence[Made]) -> None:
     print("\nartifacts:")
     for one in made:
         print(f"  {one.folder}")
@@ -177,13 +187,13 @@ def _say_next(sources: Sequence[Source], made: Sequence[Made]) -> None:
         partner = [
             one for one in runnable if one.model != first.model and one.variant == first.variant
         ]
-        if partner and len(sources) > 1:
+        if partner:
             command += f" --detector {partner[0].folder}"
         print(f"  {command} PHOTO.jpg --out build/run")
     print(f"  {program} info {first.folder}")
 
 
-def _parity_images(folder: Path | None) -> FeedSource:
+def parity_images(folder: Path | None) -> FeedSource:
     """The pictures of a folder, or rendered people; made when first asked for."""
     from calibration.images import (
         PARITY_SEED,
@@ -226,7 +236,7 @@ def verify(arguments: argparse.Namespace) -> int:
 
     report = verify_artifact(
         arguments.artifact,
-        _parity_images(arguments.images),
+        parity_images(arguments.images),
         source_path=arguments.source,
         allow_failed=arguments.allow_failed,
         inference_precision=arguments.inference_precision,
@@ -239,35 +249,42 @@ def verify(arguments: argparse.Namespace) -> int:
     return 0
 
 
-class _Table:
+class Table:
     """Rows as they come, or all at once as JSON; on a terminal also what is going on now."""
 
-    def __init__(self, as_json: bool) -> None:
+    def __init__(self, stream: TextIO, as_json: bool = False) -> None:
+        self._stream = stream
         self._as_json = as_json
         self._rows: list[Row] = []
 
     def begin(self, model: str, step: str) -> None:
-        if not self._as_json and sys.stdout.isatty():
-            print(f"{model:<22} {step:<22} ...", end="\r", flush=True)
+        """A step starts."""
+        if not self._as_json and self._stream.isatty():
+            print(f"{model:<22} {step:<22} ...", end="\r", file=self._stream, flush=True)
 
     def add(self, row: Row) -> None:
+        """A step is done."""
         if not self._as_json:
             if not self._rows:
-                print(f"{'model':<22} {'step':<22} {'time':>8} {'size':>9}  verdict")
+                head = f"{'model':<22} {'step':<22} {'time':>8} {'size':>9}  verdict"
+                print(head, file=self._stream)
             size = "" if row.size_bytes is None else f"{row.size_bytes / 1e6:.2f} MB"
             print(
                 f"{row.model:<22} {row.step:<22} {row.seconds:>6.2f} s {size:>9}  {row.verdict}",
+                file=self._stream,
                 flush=True,
             )
         self._rows.append(row)
 
     def note(self, text: str) -> None:
+        """Something to know between the rows."""
         if not self._as_json:
-            print(f"note: {text}", flush=True)
+            print(f"note: {text}", file=self._stream, flush=True)
 
     def end(self) -> None:
+        """No more rows come."""
         if self._as_json:
-            print(json.dumps([row.__dict__ for row in self._rows], indent=2))
+            print(json.dumps([row.__dict__ for row in self._rows], indent=2), file=self._stream)
 
 
 def open_onnx(text: str, settings: EngineSettings) -> Session:

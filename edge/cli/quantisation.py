@@ -33,7 +33,7 @@ __all__ = [
 Say = Callable[[str], None]
 
 
-def add_quantisation(parser: argparse.ArgumentParser) -> None:
+def add_quantisation(parser: Any) -> None:
     """Add the options that quantised variants take."""
     parser.add_argument(
         "--calib",

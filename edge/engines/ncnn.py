@@ -23,20 +23,25 @@ __all__ = ["NcnnSession", "open_engine"]
 
 
 class NcnnSession(Session):
-    """A ``.param`` / ``.bin`` pair on ncnn, which takes one image a call."""
+    """A ``.param`` / ``.bin`` pair on ncnn, which takes one image a call.
+
+    Where an artifact's record says that another arithmetic than fp16 is safe on ARM, one that may
+    compute in fp16 is opened with that there.
+    """
 
     def __init__(self, artifact: Artifact, settings: EngineSettings) -> None:
         refuse_bf16(settings, "ncnn")
         ncnn = import_engine("ncnn", "ncnn")
         self._constants = load_constants(artifact)
-        half = settings.inference_precision == "fp16"
+        arithmetic = _arithmetic(artifact, settings)
+        half = arithmetic in ("fp16", "fp16-storage")
         net = ncnn.Net()
         net.opt.use_vulkan_compute = False
         net.opt.num_threads = settings.thread_count
         net.opt.use_fp16_packed = half
         net.opt.use_fp16_storage = half
-        net.opt.use_fp16_arithmetic = half
-        net.opt.use_bf16_storage = False
+        net.opt.use_fp16_arithmetic = arithmetic == "fp16"
+        net.opt.use_bf16_storage = arithmetic == "bf16"
         param, weights = artifact.path("model"), artifact.path("weights")
         if net.load_param(str(param)) != 0 or net.load_model(str(weights)) != 0:
             raise EngineError(f"ncnn cannot load {param} with {weights}")
@@ -44,9 +49,11 @@ class NcnnSession(Session):
         self._net: Any = net
         self.spec = artifact.spec
         self.engine = f"ncnn {ncnn.__version__}"
-        # On x86 the fp16 switches change nothing: weights are widened and arithmetic is fp32.
-        arm = platform.machine() in ("aarch64", "arm64")
-        self.inference_precision = "fp16" if half and arm else "fp32"
+        if arithmetic == "fp16" and not ncnn.cpu_support_arm_asimdhp():
+            # x86 widens the weights on loading. Cores before ARMv8.2 (Cortex-A53, -A72) keep half
+            # floats in memory and compute in floats.
+            arithmetic = "fp16-storage" if _on_arm() else "fp32"
+        self.inference_precision = arithmetic
         self.max_batch = 1
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
@@ -74,6 +81,18 @@ class NcnnSession(Session):
     def close(self) -> None:
         """Free the network."""
         self._net = None
+
+
+def _arithmetic(artifact: Artifact, settings: EngineSettings) -> str:
+    """What the network is opened with: fp32, fp16, fp16-storage or bf16."""
+    if settings.inference_precision != "fp16":
+        return "fp32"
+    safe = artifact.arm.get("safe")
+    return str(safe) if safe and _on_arm() else "fp16"
+
+
+def _on_arm() -> bool:
+    return platform.machine() in ("aarch64", "arm64")
 
 
 def open_engine(artifact: Artifact, settings: EngineSettings) -> NcnnSession:

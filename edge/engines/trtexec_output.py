@@ -27,12 +27,17 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TrtexecTimes:
-    """Milliseconds of each measured run: ``latency_ms`` is the sum of the other three."""
+    """Milliseconds of each measured run: ``latency_ms`` is the sum of the three parts after it.
+
+    ``start_ms`` is when its transfer began, not when it was enqueued: that is while the run before
+    it is still under way.
+    """
 
     latency_ms: Array
     h2d_ms: Array
     compute_ms: Array
     d2h_ms: Array
+    start_ms: Array
 
 
 def read_export_times(path: Path, warmup_ms: float = 0.0) -> TrtexecTimes:
@@ -42,23 +47,24 @@ def read_export_times(path: Path, warmup_ms: float = 0.0) -> TrtexecTimes:
     summary follows: the files of 8.2 and 8.4 hold the runs of the warm-up as well. Raises
     EngineError for any other file and where no run is left.
     """
+    keys = ("latencyMs", "h2dMs", "computeMs", "d2hMs", "startH2dMs")
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
         table = np.array(
             [
-                [float(row[key]) for key in ("latencyMs", "h2dMs", "computeMs", "d2hMs")]
+                [float(row[key]) for key in keys]
                 for row in rows
                 if float(row["startComputeMs"]) >= warmup_ms
             ],
             np.float64,
-        ).reshape(-1, 4)
+        ).reshape(-1, len(keys))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EngineError(
             f"{path}: not the times that trtexec --exportTimes writes ({error!r})"
         ) from None
     if not len(table) or not np.isfinite(table).all():
         raise EngineError(f"{path}: trtexec measured no run; raise --iterations or --duration")
-    return TrtexecTimes(*(table[:, index] for index in range(4)))
+    return TrtexecTimes(*(table[:, index] for index in range(len(keys))))
 
 
 def read_export_output(path: Path) -> dict[str, Array]:

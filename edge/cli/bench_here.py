@@ -1,0 +1,175 @@
+"""``edge bench ARTIFACT`` on this machine: the Python runner, by hand or as a device's program."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+
+from edge.artifact import load_artifact
+from edge.bench import BenchRun, bench, hold_cpu_mask, noise, read_image
+from edge.cli.device import _open
+from edge.errors import SpecError
+from edge.latency import LatencySettings
+from edge.session import (
+    EngineSettings,
+    Session,
+    default_threads,
+    open_session,
+    shipped_precision,
+)
+from edge.spec import ModelSpec
+
+__all__ = ["add_here_options", "bench_here"]
+
+# A run by hand is a short look; what a target's profile says comes as options.
+_SECONDS = 2.0
+_SUSTAINED_SECONDS = 60.0
+
+
+def add_here_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a run on this machine."""
+    own = parser.add_argument_group("on this machine (without --target)")
+    own.add_argument(
+        "--input",
+        action="append",
+        type=Path,
+        metavar="FILE.npy",
+        help="the network's input, float32 of its shape (default: noise)",
+    )
+    own.add_argument(
+        "--answer-only", action="store_true", help="run once on each --input and time nothing"
+    )
+    own.add_argument("--dump", type=Path, metavar="DIR", help="write the outputs there, as .npy")
+    for name, kind, text in (
+        ("warmup-count", int, "calls before the first sample, at least"),
+        ("warmup-seconds", float, "the same in time"),
+        ("min-count", int, "samples, at least"),
+        ("min-seconds", float, "measure for, at least (default here: 2; sustained: 60)"),
+        ("max-seconds", float, "measure for, at most"),
+        ("pause-ms", float, "wait before every sample, as between a camera's frames"),
+    ):
+        own.add_argument(f"--{name}", type=kind, metavar="N", help=text)
+
+
+def bench_here(arguments: argparse.Namespace) -> int:
+    """Time one artifact or model on this machine; exit code 1 where the figure is not valid.
+
+    With ``--json`` stdout holds one line of JSON and nothing else, whatever the engine prints.
+    """
+    images = [read_image(path) for path in arguments.input or ()]
+    if len(images) > 1 and not arguments.answer_only:
+        raise SpecError("one image is timed: give one --input, or --answer-only as well")
+    settings = None if arguments.answer_only else _settings(arguments)
+    with _stdout_kept():
+        # Before the engine is loaded: its threads inherit it.
+        mask = hold_cpu_mask(arguments.cpu_mask) if arguments.cpu_mask else None
+        threads = arguments.threads or default_threads()
+        spec, load = _network(arguments, threads)
+        run = bench(
+            load,
+            images or [noise(spec)],
+            threads=threads,
+            settings=settings,
+            cpu_mask=mask,
+            dump=arguments.dump,
+        )
+    if arguments.json:
+        print(json.dumps(run.to_json(), allow_nan=False), flush=True)
+    else:
+        _print_table(run)
+    if run.reasons:
+        print(f"edge: the figure is not valid: {'; '.join(run.reasons)}", file=sys.stderr)
+    return 1 if run.reasons else 0
+
+
+def _network(
+    arguments: argparse.Namespace, threads: int
+) -> tuple[ModelSpec, Callable[[], Session]]:
+    """A network's spec, and what loads it; an artifact's files are checked now, not in loading."""
+    model = str(arguments.artifacts[0])
+    if Path(model).is_dir():
+        artifact = load_artifact(model, allow_failed=arguments.allow_failed)
+        precision = arguments.inference_precision or shipped_precision(artifact)
+        settings = EngineSettings(threads, precision)
+        return artifact.spec, lambda: open_session(artifact, settings)
+    asked = argparse.Namespace(**{**vars(arguments), "threads": threads})
+    with _open(model, asked) as session:
+        spec = session.spec
+    return spec, lambda: _open(model, asked)
+
+
+def _settings(arguments: argparse.Namespace) -> LatencySettings:
+    mode = arguments.mode
+    seconds = arguments.min_seconds
+    if seconds is None:
+        seconds = _SUSTAINED_SECONDS if mode == "sustained" else _SECONDS
+    given = {
+        "warmup_count": arguments.warmup_count,
+        "warmup_duration_s": arguments.warmup_seconds,
+        "min_count": arguments.min_count,
+        "max_duration_s": arguments.max_seconds or max(60.0, 2 * seconds),
+        "pause_s": None if arguments.pause_ms is None else arguments.pause_ms / 1000,
+    }
+    try:
+        return LatencySettings(
+            min_duration_s=seconds,
+            mode=mode,
+            **{name: value for name, value in given.items() if value is not None},
+        )
+    except ValueError as error:
+        raise SpecError(f"these settings make no run: {error}") from None
+
+
+@contextmanager
+def _stdout_kept() -> Iterator[None]:
+    """Whatever is written to stdout inside goes to stderr, also by libraries to its descriptor."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        # What C libraries hold back would be written at the end of the process.
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _print_table(run: BenchRun) -> None:
+    names = {output.name for output in run.outputs}
+    rows: dict[str, object] = {
+        "model": run.model,
+        "engine": run.engine,
+        "inference_precision": run.inference_precision,
+        "threads": run.threads,
+        "cpu_mask": run.cpu_mask or "none",
+        "input_shape": list(run.input_shape),
+        "load_ms": round(run.cold.load_ms, 3),
+        "first_inference_ms": round(run.cold.first_inference_ms, 3),
+    }
+    if run.result is not None:
+        rows["samples"] = len(run.result.samples_ns)
+        for key, value in asdict(run.result.summary).items():
+            if key != "count":
+                rows[key] = "too few samples" if value is None else round(value, 3)
+        rows["valid"] = not run.reasons
+        rows["reasons"] = list(run.reasons)
+        rows["warnings"] = list(run.warnings)
+    for output in run.outputs:
+        text = f"{list(output.shape)} {output.dtype}"
+        if output.non_finite:
+            text += f", {output.non_finite} values not finite"
+        if output.file:
+            text += f" -> {output.file}"
+        which = f"{output.image} " if len(run.outputs) > len(names) else ""
+        rows[f"output {which}{output.name}"] = text
+    for key, shown in rows.items():
+        print(f"{key:<20} {shown}")

@@ -1,0 +1,70 @@
+"""Options that several commands take, and what their values may be."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from edge.cli.host import DEFAULT_DETECTOR, DEFAULT_MODEL
+from edge.cli.quantisation import add_quantisation
+from edge.spec import PRECISIONS
+
+__all__ = ["add_conversion", "count", "size"]
+
+
+def add_conversion(parser: Any) -> None:
+    """Add what decides which variants of which models there are, and what they are compared on."""
+    parser.add_argument(
+        "--model",
+        help="zoo name, ONNX file, SDK folder or .zip, or checkpoint "
+        f"(default: {DEFAULT_MODEL} with the detector {DEFAULT_DETECTOR})",
+    )
+    parser.add_argument("--detector", help="a detector as well, named in the same ways")
+    parser.add_argument(
+        "--formats",
+        help="variants instead of the target's: comma-separated, for example onnx-fp32,ncnn-fp16, "
+        "or all",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="of all --formats, which are then named alone: --formats tflite --precision mixed",
+    )
+    parser.add_argument("--name", help="name of the pose model (default: after its file)")
+    parser.add_argument("--spec", type=Path, help="TOML or JSON spec of the pose model's file")
+    parser.add_argument(
+        "--size",
+        type=size,
+        help="HxW of the detector's (or only model's) input, where it can be chosen",
+    )
+    parser.add_argument("--images", type=Path, help="folder of pictures to compare answers on")
+    add_quantisation(parser)
+    parser.add_argument(
+        "--float-parts",
+        metavar="PART,...|FILE.json",
+        help="what mixed variants keep float: names, or what `edge sensitivity` wrote (default: "
+        "what that left under --out, else what is no convolution and the last layers)",
+    )
+    parser.add_argument(
+        "--any-version",
+        action="store_true",
+        help="accept tools of other versions than the lock's",
+    )
+    parser.add_argument("--out", type=Path, default=Path("build"), help="default: build")
+
+
+def count(text: str) -> int:
+    """A whole number from 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value
+
+
+def size(text: str) -> tuple[int, int]:
+    """``HxW``, height first."""
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HxW, for example 320x320")
+    return int(height), int(width)

@@ -1,0 +1,286 @@
+"""Timing artifacts on a device: in turn, under watch, and judged.
+
+What there is to time comes in as `Candidate`s, each already on the device and its answers compared;
+what goes out is a `RunResult` a run, written as soon as it is there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from edge.artifact import Artifact
+from edge.errors import DeviceError
+from edge.latency import LatencySettings
+from targets.device_session import TimedRun
+from targets.device_state import (
+    DeviceInfo,
+    DeviceState,
+    StatePoint,
+    StateSampler,
+    read_state,
+    wait_until_cool,
+)
+from targets.prepared import Preparation, PrepareOptions, prepared_device
+from targets.profile import Profile
+from targets.result import (
+    AccuracyFigure,
+    ArtifactRecord,
+    ParityRecord,
+    PublishedFigure,
+    RunResult,
+    summarise,
+    write_run,
+)
+from targets.transport import Transport
+from targets.verdict import judge
+
+__all__ = ["Candidate", "Place", "artifact_record", "bench", "published_figure"]
+
+_LONGEST_INTERVAL_S = 5.0
+_SHORTEST_INTERVAL_S = 1.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device that was reached: ``watch`` is a connection of its own for what runs beside."""
+
+    profile: Profile
+    transport: Transport
+    watch: Transport
+    info: DeviceInfo
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One thing to time on the device.
+
+    ``measure`` runs it there; ``cpu_mask`` is what it was told to keep to (hex). ``label`` tells
+    apart two that time the same artifact.
+    """
+
+    record: ArtifactRecord
+    measure: Callable[[LatencySettings], TimedRun]
+    parity: ParityRecord | None
+    published: PublishedFigure | None = None
+    cpu_mask: str | None = None
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """Model and variant, for messages and file names."""
+        return "-".join(filter(None, (self.record.model, self.record.variant, self.label)))
+
+
+def bench(
+    place: Place,
+    candidates: Sequence[Candidate],
+    settings: LatencySettings,
+    folder: Path,
+    *,
+    repeat: int = 3,
+    options: PrepareOptions | None = None,
+    cool_down: bool = True,
+    on_run: Callable[[Candidate, RunResult, Path], None],
+    say: Callable[[str], None],
+) -> list[str]:
+    """Time the candidates A B C A B C, ``repeat`` times each, and write a file a run.
+
+    The device is set up before and put back after, whatever happens; between runs it cools down to
+    what it was at the start. A candidate whose runner fails is told of and left out from then on,
+    its reason is in the answer; where the device itself is gone, that is the DeviceError.
+    """
+    if repeat < 1:
+        raise ValueError(f"repeat must be at least 1, got {repeat}")
+    if not candidates:
+        return []  # a device is not set up for nothing
+    failed: dict[str, str] = {}
+    started = time.monotonic()
+    total, done = repeat * len(candidates), 0
+    with prepared_device(place.transport, place.info.kind, options, say) as preparation:
+        baseline_c = read_state(place.transport, place.info.kind).temperatures_c
+        for number in range(1, repeat + 1):
+            for candidate in candidates:
+                done += 1
+                if candidate.name in failed:
+                    continue
+                left_s = (time.monotonic() - started) / max(done - 1, 1) * (total - done + 1)
+                left = f", about {_minutes(left_s)} left" if done > 1 else ""
+                say(f"run {done} of {total}{left}: {candidate.name} on {place.info.name}")
+                try:
+                    run = _run_once(
+                        place,
+                        candidate,
+                        settings,
+                        number,
+                        preparation,
+                        baseline_c if cool_down and done > 1 and not place.info.emulated else None,
+                        say,
+                    )
+                except DeviceError as error:
+                    # A runner that failed on a device that still answers spoils its own runs only.
+                    try:
+                        read_state(place.transport, place.info.kind)
+                    except DeviceError:
+                        raise error from None
+                    failed[candidate.name] = str(error)
+                    say(f"{candidate.name} is left out: {error}")
+                    continue
+                on_run(candidate, run, write_run(run, folder))
+    return [f"{name}: {why}" for name, why in failed.items()]
+
+
+def artifact_record(artifact: Artifact) -> ArtifactRecord:
+    """What a run's file says of an artifact."""
+    accuracy = artifact.accuracy
+    figure = None
+    if accuracy:
+        figure = AccuracyFigure(
+            str(accuracy["metric"]), float(accuracy["value"]), float(accuracy["loss_points"])
+        )
+    return ArtifactRecord(
+        model=artifact.spec.name,
+        variant=str(artifact.variant),
+        key=artifact.key,
+        size_bytes=artifact.size_bytes,
+        accuracy=figure,
+    )
+
+
+def published_figure(
+    profile: Profile, name: str, *, pipeline: bool = False
+) -> PublishedFigure | None:
+    """What others published for ``MODEL/VARIANT`` on such a device, where they did."""
+    figures = profile.published_pipeline_ms if pipeline else profile.published_ms
+    if name not in figures:
+        return None
+    return PublishedFigure(figures[name], profile.published_source)
+
+
+def _run_once(
+    place: Place,
+    candidate: Candidate,
+    settings: LatencySettings,
+    number: int,
+    preparation: Preparation,
+    baseline_c: Mapping[str, float] | None,
+    say: Callable[[str], None],
+) -> RunResult:
+    """One run, from the cool-down to the verdict."""
+    profile, info = place.profile, place.info
+    warnings: list[str] = []
+    if baseline_c is not None:
+        cooled = wait_until_cool(
+            place.transport,
+            info.kind,
+            baseline_c,
+            timeout_s=profile.cooldown_timeout_s,
+            tolerance_c=profile.cooldown_tolerance_c,
+            say=say,
+        )
+        warnings += [cooled.warning] if cooled.warning else []
+    before = read_state(place.transport, info.kind)
+    started = datetime.now(UTC)
+    interval_s = min(_LONGEST_INTERVAL_S, max(_SHORTEST_INTERVAL_S, settings.min_duration_s / 8))
+    with StateSampler(place.watch, info.kind, interval_s) as sampler:
+        begin_s = time.monotonic()
+        timed = candidate.measure(settings)
+        took_s = time.monotonic() - begin_s
+    after = read_state(place.transport, info.kind)
+    points = _under_load(sampler.points, timed, took_s)
+    if sampler.problem:
+        warnings.append(f"the state during the run is not known: {sampler.problem}")
+    verdict = judge(
+        before=before,
+        after=after,
+        series=points,
+        samples_ns=timed.samples_ns,
+        mode=settings.mode,
+        required=profile.requirements,
+        cpu_mask=candidate.cpu_mask,
+        affinity=timed.affinity,
+        threads=timed.threads,
+        parity_passed=candidate.parity.passed if candidate.parity else None,
+        outputs_finite=timed.outputs_finite,
+        on_cpu=timed.on_cpu,
+        harness_reasons=timed.reasons,
+    )
+    warnings += [*timed.warnings, *verdict.warnings]
+    return _result(
+        place, candidate, settings, number, preparation, started, before, after, points, timed,
+        verdict.reasons, tuple(dict.fromkeys(warnings)),
+    )  # fmt: skip
+
+
+def _under_load(
+    points: Sequence[StatePoint], timed: TimedRun, took_s: float
+) -> tuple[StatePoint, ...]:
+    """The sampler's points and the runner's own on the clock of ``starts_ns``, none before it.
+
+    ``took_s`` is how long the runner's whole call took: its last sample ends with it, but for the
+    tail.
+    """
+    if not timed.starts_ns:
+        return tuple(points)
+    first_s = took_s - timed.tail_s - (timed.starts_ns[-1] + timed.samples_ns[-1]) / 1e9
+    watched = [point.shifted(-first_s) for point in points]
+    loaded = [point for point in (*watched, *timed.points) if point.t_s >= 0]
+    return tuple(sorted(loaded, key=lambda point: point.t_s))
+
+
+def _result(
+    place: Place,
+    candidate: Candidate,
+    settings: LatencySettings,
+    number: int,
+    preparation: Preparation,
+    started: datetime,
+    before: DeviceState,
+    after: DeviceState,
+    points: Sequence[StatePoint],
+    timed: TimedRun,
+    reasons: tuple[str, ...],
+    warnings: tuple[str, ...],
+) -> RunResult:
+    stamp = started.strftime("%Y%m%dT%H%M%SZ")
+    asked = dataclasses.asdict(settings)
+    mode = asked.pop("mode")
+    prepared = {"prepared": "; ".join(preparation.notes)} if preparation.notes else {}
+    return RunResult(
+        run_id=f"{stamp}-{place.profile.name}-{candidate.name}-{number}".replace("+", "-"),
+        started_utc=started.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        target=place.profile.name,
+        transport=place.transport.kind,
+        emulated=place.info.emulated,
+        device=place.info.record(),
+        artifact=candidate.record,
+        runner=timed.runner,
+        engine=timed.engine,
+        inference_precision=timed.inference_precision,
+        threads=timed.threads,
+        cpu_mask=candidate.cpu_mask,
+        affinity=timed.affinity,
+        input_shape=timed.input_shape,
+        mode=mode,
+        settings={**asked, "repeat": number, **prepared, **timed.details},
+        cold=timed.cold,
+        samples_ns=timed.samples_ns,
+        starts_ns=timed.starts_ns,
+        summary=summarise(timed.samples_ns),
+        state_before=before.record(),
+        state_after=after.record(),
+        state_series=tuple(point.record() for point in points),
+        parity=candidate.parity,
+        published=candidate.published,
+        valid=not reasons,
+        reasons=reasons,
+        warnings=warnings,
+    )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
