@@ -98,6 +98,7 @@ def bench(
         raise ValueError(f"repeat must be at least 1, got {repeat}")
     if not candidates:
         return []  # a device is not set up for nothing
+    folder.mkdir(parents=True, exist_ok=True)  # told now, not after the first run
     failed: dict[str, str] = {}
     started = time.monotonic()
     total, done = repeat * len(candidates), 0

@@ -119,6 +119,11 @@ class TrtexecSession(Session):
         self._trtexec, self._built = trtexec, engine
         self._log_folder, self._timeout_s = log_folder, timeout_s
 
+    @property
+    def engine_path(self) -> str:
+        """The engine's path on the device."""
+        return self._built.path
+
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """Outputs by name, in the order of ``spec.outputs``, and the constants.
 

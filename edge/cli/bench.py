@@ -72,7 +72,7 @@ def add_bench(command: Callable[[str, Callable[[argparse.Namespace], int], str],
         "--runner", type=Path, metavar="FILE", help="a native runner of your own (NDK build)"
     )
     target.add_argument(
-        "--python", action="store_true", help="time ncnn through Python as well as by the runner"
+        "--python", action="store_true", help="time ncnn and TensorRT through Python as well"
     )
     target.add_argument(
         "--wheelhouse", type=Path, metavar="DIR", help="wheels for a device without network"

@@ -21,6 +21,7 @@ from edge.cli import host
 from edge.errors import ArtifactError, DeviceError, SpecError
 from edge.latency import LatencySettings
 from edge.session import Feeds
+from edge.spec import Format
 
 if TYPE_CHECKING:
     from converters.job import FeedSource
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from targets.native import NativePrecision
     from targets.profile import Profile
     from targets.result import ParityRecord, RunResult
+    from targets.trtexec_session import TrtexecSession
 
 __all__ = ["bench_target"]
 
@@ -189,12 +191,14 @@ class _Work:
 
     def _openers(self, artifact: Artifact) -> dict[str, Callable[[Artifact], DeviceSession]]:
         """What runs it, by the label that tells it apart."""
-        if artifact.variant.format == "tensorrt":
-            return {"": self._trtexec}
-        if artifact.variant.format != "ncnn":
+        own: dict[Format, Callable[[Artifact], DeviceSession]] = {
+            "ncnn": self._native,
+            "tensorrt": self._trtexec,
+        }
+        if artifact.variant.format not in own:
             return {"": self._python}
-        both: dict[str, Callable[[Artifact], DeviceSession]] = {"": self._native}
-        return both | {"python": self._python} if self.arguments.python else both
+        more = {"python": self._python} if self.arguments.python else {}
+        return {"": own[artifact.variant.format], **more}
 
     def _candidate(self, artifact: Artifact, session: DeviceSession, label: str) -> Candidate:
         from targets.bench import Candidate, artifact_record, published_figure
@@ -285,6 +289,7 @@ class _Work:
         return precision
 
     def _python(self, artifact: Artifact) -> DeviceSession:
+        from targets.placed import place_with_engine
         from targets.python_session import open_python
         from targets.python_setup import python_for
 
@@ -297,17 +302,22 @@ class _Work:
             wheelhouse=self.arguments.wheelhouse,
             say=_say,
         )
+        if artifact.variant.format == "tensorrt":
+            engine_path = self._trtexec(artifact).engine_path
+            folder = place_with_engine(self.place.transport, artifact, engine_path)
+        else:
+            folder = self._folder(artifact)
         return open_python(
             self.place.transport,
             artifact,
             python=python,
-            remote_folder=self._folder(artifact),
+            remote_folder=folder,
             threads=self.threads,
             cpu_mask=self.cpu_mask,
             inference_precision=precision,
         )
 
-    def _trtexec(self, artifact: Artifact) -> DeviceSession:
+    def _trtexec(self, artifact: Artifact) -> TrtexecSession:
         from targets.trtexec_session import open_trtexec
 
         return open_trtexec(
