@@ -1,6 +1,6 @@
 # Names for commands; the logic is in `edge` and .ci/. `make help` explains.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-torch setup-onnx2tf convert devices bench report run eval sensitivity verify info zoo fetch \
+.PHONY: help setup setup-torch setup-onnx2tf setup-runner convert devices bench report run eval sensitivity verify info zoo fetch \
   export bench-runtime bench-variants bench-harness train-demo lint test test-slow lock clean
 
 TARGET ?= android
@@ -43,6 +43,9 @@ setup-torch: .venv/.ready ## add PyTorch, for checkpoint export and training onl
 
 setup-onnx2tf: .venv/.ready ## build the environment of the TFLite converter (convert does it on first need)
 	@.ci/setup onnx2tf
+
+setup-runner: .venv/.ready ## build the native runner (convert and bench do it on first need)
+	@$(PYTHON) -m targets.runner_build aarch64 x86_64
 
 convert: .venv/.ready ## convert the models for TARGET and verify them
 	@$(EDGE) convert --target $(TARGET) --model $(MODEL) --out $(OUT) \
@@ -92,8 +95,8 @@ bench-variants: .venv/.ready ## every variant of both demo models in one table: 
 	@$(EDGE) compare $(OUT)/x86 --threads $(THREADS) --data $(DATA) $(if $(IMAGES),--images $(IMAGES)) \
 	  --out $(OUT)/variants
 
-bench-harness: .venv/.ready ## our latencies against the vendors' own tools, as ratios
-	@$(PYTHON) tests/bench_harness.py
+bench-harness: .venv/.ready ## our latency figures against the engines' own tools, as ratios
+	@$(PYTHON) tests/bench_harness.py --threads $(THREADS) --out $(OUT)/harness
 
 train-demo: setup-torch ## train the demo models again (two hours each on two cores)
 	@$(EDGE) train --out $(OUT)/train/pose
@@ -113,6 +116,11 @@ lock: ## pin the newest allowed versions anew (needs uv)
 	  --no-emit-index-url --no-header --no-annotate --override lock.overrides.txt --upgrade -o requirements.lock
 	uv pip compile converters/onnx2tf.in --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --no-annotate --override converters/onnx2tf.overrides.txt --upgrade -o converters/onnx2tf.lock
+	for pair in onnx:onnxruntime openvino:openvino tflite:tflite ncnn:ncnn; do uv pip compile pyproject.toml \
+	  --extra $${pair#*:} --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header \
+	  --no-annotate --override lock.overrides.txt --upgrade -o targets/locks/$${pair%:*}.lock || exit 1; done
+	uv pip compile targets/locks/tensorrt.in --universal --python-version 3.10 --generate-hashes \
+	  --no-emit-index-url --no-header --no-annotate --upgrade -o targets/locks/tensorrt.lock
 
 clean: ## remove what was built, .venv stays
 	rm -rf build dist

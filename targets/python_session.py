@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from edge.artifact import Artifact, load_constants
+from edge.bench import mask_reasons
 from edge.errors import DeviceError
 from edge.latency import LatencySettings, spread_reasons
 from edge.session import Array, Feeds, InferencePrecision, Session, check_feeds
@@ -85,6 +86,7 @@ class PythonSession(Session):
         self._on_cpu = artifact.variant.format != "tensorrt"
         self._constants = load_constants(artifact)
         self._transport, self._timeout_s = transport, timeout_s
+        self._cpu_mask = cpu_mask
         self._argv = partial(
             python_argv,
             python,
@@ -137,7 +139,10 @@ class PythonSession(Session):
         for mask in run.affinity:
             held |= int(mask, 16)
         # The verdict on the run says these itself, as reasons.
-        known = spread_reasons(run.samples_ns, settings.mode)
+        known = (
+            *spread_reasons(run.samples_ns, settings.mode),
+            *mask_reasons(self._cpu_mask, run.affinity),
+        )
         end_s = (run.starts_ns[-1] + run.samples_ns[-1]) / 1e9
         clocks = run.clocks_khz_after
         return TimedRun(
@@ -154,7 +159,7 @@ class PythonSession(Session):
             outputs_finite=None if any(output.non_finite for output in run.outputs) else True,
             on_cpu=self._on_cpu,
             points=(StatePoint(end_s, clocks_khz=clocks),) if clocks else (),
-            reasons=run.reasons,
+            reasons=tuple(reason for reason in run.reasons if reason not in known),
             warnings=tuple(warning for warning in run.warnings if warning not in known),
             details={
                 "python": run.python,

@@ -15,9 +15,10 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 from edge.errors import ToolError
 from targets.ncnn_source import NCNN_SHA256, NCNN_VERSION, cache_folder, ncnn_archive, unpack_ncnn
@@ -220,3 +221,20 @@ def _link(toolchain: Toolchain, library: Path, final: Path, key: str, say: Say) 
         program.replace(final)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def main(arches: Sequence[str]) -> int:
+    """Build the runners ahead of their first need; 1 where one cannot be built."""
+    failed = 0
+    for arch in get_args(Arch):
+        if arch in arches:
+            try:
+                print(build_runner(arch).path)
+            except ToolError as error:
+                say_on_stderr(f"{arch}: {error}")
+                failed = 1
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

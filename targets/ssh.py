@@ -123,7 +123,8 @@ class SshTransport:
             self._ended(mark)
             raise
         finally:
-            channel.close()
+            with suppress(*_breaks()):
+                channel.close()
         if code < 0:
             raise DeviceError(f"{self.name}: {what} was ended together with its shell")
         return Done(tuple(argv), code, out, err)
@@ -341,7 +342,8 @@ class SshTransport:
                 raise
             raise DeviceError(f"{self.name}: {what} failed: {why}") from None
         finally:
-            channel.close()
+            with suppress(*_breaks()):
+                channel.close()
 
     def _why(self, error: BaseException, part: str, timeout_s: float) -> str:
         if isinstance(error, _LateError):

@@ -1,15 +1,17 @@
 """What the tests of `edge bench --target android` have at hand: a stand-in phone, a small artifact.
 
-The phone's folder stays for a module, so that runner and artifact need not be pushed for each test;
-its facts are turned back before each.
+`Studio` is for a module, `Stage` for a test. The phone's folder stays for a module, so that runner
+and artifact need not be pushed for each test; its facts are turned back before each.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,9 +24,12 @@ from typing import Any
 import pytest
 
 from edge.cli import main
+from edge.errors import ToolError
+from targets.ncnn_source import cache_folder
 from targets.result import RunResult, read_runs
+from targets.runner_build import find_runner
 from tests import adb_userland
-from tests.adb_device import NEW_ANDROID, StandInPhone, adb, connected
+from tests.adb_device import NEW_ANDROID, StandInPhone, adb, connected, own_adb_server
 from tests.conftest import ROOT, heed_interrupts, tiny_simcc_model
 
 WORK = "data/local/tmp/edgepose"
@@ -40,10 +45,11 @@ LONG = ("--min-seconds", "60")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left: exit code, lines on standard error, files of runs."""
+    """What a command left: exit code, lines on standard error, its output, files of runs."""
 
     code: int
     lines: list[str]
+    output: str
     runs: list[RunResult]
 
     @property
@@ -80,7 +86,8 @@ class Stage:
         """A command in this process."""
         self.capture.readouterr()
         code = main(argv)
-        return Outcome(code, self.capture.readouterr().err.splitlines(), self.runs())
+        printed = self.capture.readouterr()
+        return Outcome(code, printed.err.splitlines(), printed.out, self.runs())
 
     def process(self, *more: str) -> subprocess.Popen[str]:
         """`edge bench` as a process that takes signals."""
@@ -98,7 +105,7 @@ class Stage:
         folder = self.out / "results"
         names = [path.name for path in folder.iterdir()] if folder.exists() else []
         assert all(re.fullmatch(r"[^.].*\.json", name) for name in names), names
-        return read_runs([str(folder)]) if names else []
+        return list(read_runs([str(folder)])) if names else []
 
     def when_measuring(self, action: Callable[[], object], *, after_s: float = 0.0) -> None:
         """Do something when the next measuring run starts, or so long after that."""
@@ -143,9 +150,10 @@ def runners_on(phone: StandInPhone) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if entry.name.isdigit() and (entry / "root").readlink() == phone.root:
-                if b"edgepose-runner" in (entry / "cmdline").read_bytes().split(b"--param")[0]:
-                    found.append(int(entry.name))
+            if not entry.name.isdigit() or (entry / "root").readlink() != phone.root:
+                continue
+            if b"edgepose-runner" in (entry / "cmdline").read_bytes().split(b"--param")[0]:
+                found.append(int(entry.name))
     return found
 
 
@@ -178,26 +186,69 @@ def at_rest(phone: StandInPhone) -> Iterator[None]:
     assert not list((phone.root / WORK).rglob("*.part")), "half a file was left"
 
 
+@dataclass(frozen=True)
+class Studio:
+    """What the tests of a module share: the folder behind the phone, and models to time."""
+
+    root: Path
+    models: Path
+
+    @functools.cached_property
+    def artifact(self) -> Path:
+        """The tiny pose model."""
+        return self.another("tiny")
+
+    def another(self, name: str) -> Path:
+        """The same under another name."""
+        return converted(tiny_simcc_model(scale_norm=True), name, self.models)
+
+    @functools.cached_property
+    def pictures(self) -> Path:
+        """A folder with one picture: each is a process on the phone."""
+        folder = self.models / "one"
+        assert main(["synthetic", "--out", str(folder), "--count", "1", "--crops"]) == 0
+        return folder
+
+    @contextlib.contextmanager
+    def stage(
+        self,
+        folder: Path,
+        capture: pytest.CaptureFixture[str],
+        features: tuple[str, ...] = NEW_ANDROID,
+    ) -> Iterator[Stage]:
+        """A connected phone at rest; afterwards neither side has anything half-done."""
+        artifact, pictures = self.artifact, self.pictures
+        own = folder / "host-tmp"
+        own.mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tempfile, "tempdir", str(own))
+            patch.setenv("TMPDIR", str(own))
+            phone = StandInPhone(self.root, features=features)
+            with connected(phone), at_rest(phone):
+                yield Stage(phone, artifact, pictures, folder / "build", capture)
+        # ONNX Runtime leaves a file of its own, once a process.
+        left = [str(path.relative_to(own)) for path in own.rglob("*") if path.name != ".ses"]
+        assert not left, f"scratch files were left on this machine: {left}"
+
+
 @contextlib.contextmanager
-def staged(
-    root: Path,
-    artifact: Path,
-    pictures: Path,
-    folder: Path,
-    capture: pytest.CaptureFixture[str],
-    features: tuple[str, ...] = NEW_ANDROID,
-) -> Iterator[Stage]:
-    """A connected phone at rest; afterwards neither side has anything half-done."""
-    own = folder / "host-tmp"
-    own.mkdir()
+def open_studio(make_folder: Callable[[str], Path]) -> Iterator[Studio]:
+    """A studio with an adb server, and the runner in the cache although HOME is another.
+
+    Skips where no phone can be played, or no runner be built.
+    """
+    if reason := adb_userland.why_not():
+        pytest.skip(reason)
+    try:
+        find_runner("aarch64")
+    except ToolError as error:
+        pytest.skip(str(error))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tempfile, "tempdir", str(own))
-        patch.setenv("TMPDIR", str(own))
-        with connected(StandInPhone(root, features=features)) as phone, at_rest(phone):
-            yield Stage(phone, artifact, pictures, folder / "build", capture)
-    # ONNX Runtime leaves a file of its own, once a process.
-    left = [str(path.relative_to(own)) for path in own.rglob("*") if path.name != ".ses"]
-    assert not left, f"scratch files were left on this machine: {left}"
+        patch.setenv("EDGEPOSE_CACHE", str(cache_folder()))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        with own_adb_server(make_folder("home")):
+            adb("start-server")  # its log is none of a bench's files
+            yield Studio(make_folder("phone"), make_folder("models"))
 
 
 def converted(model: Any, name: str, folder: Path, *options: str) -> Path:
@@ -225,14 +276,20 @@ def overflowing_model() -> Any:
     return model
 
 
-def needs_phone() -> None:
-    """Skip where no phone can be played."""
-    if reason := adb_userland.why_not():
-        pytest.skip(reason)
+def signal_runner(phone: StandInPhone, number: signal.Signals) -> None:
+    """Send a signal to the native runner that runs there, or is about to."""
+    wait_until(lambda: runners_on(phone), "there is no runner")
+    for pid in runners_on(phone):
+        os.kill(pid, number)
 
 
-def allow_every_cpu(pids: list[int]) -> None:
-    """Take the CPU mask from processes, thread by thread, as some makers' kernels do."""
-    for pid in pids:
+def take_mask_away(phone: StandInPhone) -> None:
+    """Let the runner, which keeps to CPU 0, use every CPU, as some makers' kernels do."""
+    wait_until(
+        lambda: {0} in [os.sched_getaffinity(pid) for pid in runners_on(phone)],
+        "the runner has set no mask",
+    )
+    time.sleep(0.3)  # it looks itself, right after it has set it
+    for pid in runners_on(phone):
         for task in Path(f"/proc/{pid}/task").iterdir():
             os.sched_setaffinity(int(task.name), range(os.cpu_count() or 1))

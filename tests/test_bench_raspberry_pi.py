@@ -1,8 +1,8 @@
 """`edge bench --target raspberry-pi` from end to end, over a real sshd.
 
 The happy way is walked on an emulated arm64 board. Faults are tried on a board of this machine's
-own architecture, which is quick, and in the long suite on the arm64 one as well; neither says that
-it is emulated, for verdicts decide the exit code.
+own architecture, which is quick and does not count as emulated, so that verdicts decide the exit
+code; in the long suite on the arm64 one as well.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from targets.ssh_login import PASSWORD_VARIABLE
 from tests.arm_userland import arm_userland
 from tests.bench_board import (
     ANSWERING,
+    LINE_CHARS,
     LONG,
     MEASURING,
     Board,
@@ -97,6 +98,8 @@ def emulated(
 
 
 BOARDS = ["native", pytest.param("arm64", marks=pytest.mark.slow)]
+# What happens on a board that is emulated is no matter of verdicts.
+counts = pytest.mark.parametrize("place", ["native"], indirect=True)
 
 
 @pytest.fixture(scope="module", params=BOARDS)
@@ -164,7 +167,7 @@ def test_from_a_board_to_figures(
             for state in (run.state_before, run.state_after):
                 assert state and state.temperatures_c == {"soc": 48.3}
                 assert (state.clocks_khz, state.throttle_bits) == ({"arm": 2400033}, 0)
-        assert sorted(run.settings["repeat"] for run in first.runs) == [1, 2]
+        assert {run.settings["repeat"] for run in first.runs} == {1, 2}
 
         second = board.bench()
         assert (second.code, len(second.runs), board.pushed()) == (0, 3, pushed)
@@ -204,6 +207,8 @@ def test_another_x86_machine_over_ssh(
             assert not board.work.exists()
 
 
+@counts
+@pytest.mark.slow
 def test_a_board_that_is_hot_is_waited_for(board: Board) -> None:
     """It heats up in the first run and cools down while the second one waits."""
 
@@ -229,34 +234,32 @@ def test_a_board_that_is_hot_is_waited_for(board: Board) -> None:
 # --- runs that do not count -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("question", "answer", "reason"),
-    [
-        ("get_throttled", "throttled=0x50005", "a throttle bit appeared: under-voltage, throttled"),
-        ("measure_clock", "frequency(0)=1500000000", "the clock of arm fell from 2400 MHz to 1500"),
-    ],
-    ids=["throttle bit", "clock"],
-)
-def test_a_board_that_slows_down_in_mid_run(
-    board: Board, question: str, answer: str, reason: str
-) -> None:
-    with board.when_measuring(lambda: threading.Timer(1.5, slow).start()):
+@counts
+def test_a_board_that_slows_down_in_mid_run(board: Board) -> None:
+    def slow() -> None:
+        board.firmware("get_throttled", "throttled=0x50005\n")
+        board.firmware("measure_clock", "frequency(0)=1500000000\n")
 
-        def slow() -> None:
-            board.firmware(question, answer)
-
+    with board.when_measuring(lambda: threading.Timer(2.0, slow).start()):
         done = board.bench("--min-seconds", "5")
     assert done.code == 1
     (run,) = done.runs
     assert (run.valid, run.verdict) == (False, "INVALID")
-    assert any(re.match(reason, one) for one in run.reasons), run.reasons
+    for reason in (
+        "a throttle bit appeared: under-voltage, throttled, ",
+        "the clock of arm fell from 2400 MHz to 1500 MHz",
+    ):
+        assert any(one.startswith(reason) for one in run.reasons), run.reasons
+        assert "tiny" in done.error and "no valid run: " in done.error and reason in done.error
     # Each of its samples is there: an invalid run is kept and shown.
     assert len(run.samples_ns) > 3 and len(run.state_series) > 2
-    assert "tiny" in done.error and "no valid run: " in done.error and re.search(reason, done.error)
+    assert run.state_before and run.state_before.throttle_bits == 0
+    assert run.state_after and run.state_after.throttle_bits == 0x50005
     assert main(["report", str(board.out / "results")]) == 0
     assert "INVALID" in board.capture.readouterr().out
 
 
+@counts
 def test_answers_that_differ_there(board: Board) -> None:
     """What the board holds is what was pushed, and it computes something else."""
 
@@ -276,7 +279,6 @@ def test_answers_that_differ_there(board: Board) -> None:
     assert run.reasons == ("its answers on the device are not in parity with the reference",)
     assert re.search(r"FAIL: .* px; .* off \(limit", run.parity.summary)
     assert "not in parity" in done.error
-    assert board.bench().code == 0
 
 
 # --- what breaks off ------------------------------------------------------------------------------
@@ -286,7 +288,7 @@ def told(board: Board, done: Outcome, what: str) -> str:
     """The one line of a bench that brought nothing: it names the board and fits on a screen."""
     assert done.code == 1 and not done.runs
     assert board.name in done.error and re.search(what, done.error), done.error
-    assert len(done.error) < 700, done.error
+    assert len(done.error) < LINE_CHARS, done.error
     return done.error
 
 
@@ -374,11 +376,11 @@ def test_the_runner_is_killed(board: Board) -> None:
 
 
 def test_the_runner_hangs(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native_session, "_START_S", 4.0)
+    monkeypatch.setattr(native_session, "_START_S", 2.0)
     with on_command(MEASURING, lambda: wrap(board, "exec sleep 4321")):
         done = board.bench("--min-seconds", "1", "--max-seconds", "1")
     unwrap(board)
-    told(board, done, "did not end within 6 s; it was ended")
+    told(board, done, "did not end within 4 s; it was ended")
     assert not board.server.running("sleep 4321")
 
 
@@ -516,6 +518,22 @@ def test_another_architecture_than_the_profile_s(board: Board, arch: str) -> Non
     finally:
         (board.server.programs / "uname").unlink()
     told(board, done, rf"its architecture is {arch}, but target \S+ is for (aarch64|x86_64)")
+
+
+def test_what_cannot_be_is_refused_before_anything_is_sent(stranger: Board) -> None:
+    for option, what in (
+        (
+            ("--lock-clocks",),
+            "--lock-clocks is for a Jetson, target raspberry-pi-5 is",
+        ),
+        (("--min-count", "0"), "min_count must be at least 1"),
+        (("--mode", "sustained"), "measures for 60 s or more"),
+        (("--serial", "1a2b"), "has no serial number, only phones do"),
+    ):
+        done = stranger.bench(*option)
+        assert done.code == 1 and what in done.error
+        assert len(done.lines) == 1
+    assert "Accepted" not in stranger.server.log.read_text()
 
 
 def test_a_32_bit_userland_on_a_64_bit_kernel(board: Board) -> None:

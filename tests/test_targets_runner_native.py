@@ -155,8 +155,6 @@ def test_a_line_becomes_a_run() -> None:
     ("change", "reason"),
     [
         ({"complete": False}, "time ran out"),
-        ({"affinity_after": ["f0", "ff"]}, "the CPU mask f0 did not hold: a thread had ff"),
-        ({"affinity": ["f", "f0"]}, "a thread had f"),
         ({"affinity": ["f0"], "affinity_after": ["f0"]}, "1 of 2 threads ran"),
         ({"outputs": [LINE["outputs"][0] | {"non_finite": 7}]}, "x holds 7 values"),
         ({"outputs": [LINE["outputs"][0] | {"same_in_last": False}]}, "x was another one"),

@@ -50,6 +50,8 @@ def bench_target(arguments: argparse.Namespace) -> int:
     from targets.report import text_report
 
     profile = load_profile(str(arguments.profile or arguments.target))
+    if arguments.lock_clocks and profile.kind != "jetson":
+        raise SpecError(f"--lock-clocks is for a Jetson, target {profile.name} is {profile.kind}")
     settings = _settings(arguments, profile)
     ask = password_prompt()
     with ExitStack() as stack:
@@ -76,21 +78,24 @@ def bench_target(arguments: argparse.Namespace) -> int:
             why = f": {'; '.join(run.reasons)}" if run.reasons and not run.emulated else ""
             _say(f"  {p50}, {run.verdict}{why} -> {path}")
 
-        failures += bench(
-            place,
-            candidates,
-            settings,
-            arguments.out / "results",
-            repeat=arguments.repeat,
-            options=PrepareOptions(
-                stay_awake=not arguments.leave_settings,
-                fixed_performance=not arguments.leave_settings,
-                lock_clocks=arguments.lock_clocks,
-            ),
-            cool_down=not arguments.no_cooldown,
-            on_run=on_run,
-            say=_say,
-        )
+        try:
+            failures += bench(
+                place,
+                candidates,
+                settings,
+                arguments.out / "results",
+                repeat=arguments.repeat,
+                options=PrepareOptions(
+                    stay_awake=not arguments.leave_settings,
+                    fixed_performance=not arguments.leave_settings,
+                    lock_clocks=arguments.lock_clocks,
+                ),
+                cool_down=not arguments.no_cooldown,
+                on_run=on_run,
+                say=_say,
+            )
+        except DeviceError as error:
+            failures.append(str(error))  # the runs before it are told all the same
     if arguments.json:
         print(json.dumps([run.to_json() for run in runs], indent=1))
     elif runs:
