@@ -88,21 +88,25 @@ class TensorDifference:
 
 
 class TensorJudge:
-    """Collects tensor differences over the images."""
+    """Collects tensor differences over the images.
+
+    ``broken`` are tensors that cannot be compared at all, ``failures`` those beyond the limits.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._rows: dict[str, list[tuple[float, float, float]]] = {}
+        self.broken: list[str] = []
         self.failures: list[str] = []
 
     def add(self, image: str, name: str, want: Array, got: Array) -> None:
         """Take in one tensor of one image."""
         if want.shape != got.shape:
-            self.failures.append(f"{name} of {image} has shape {got.shape}, not {want.shape}")
+            self.broken.append(f"{name} of {image} has shape {got.shape}, not {want.shape}")
             return
         if not np.isfinite(got).all():
             bad = int((~np.isfinite(got)).sum())
-            self.failures.append(f"{name} of {image} holds {bad} values that are not finite")
+            self.broken.append(f"{name} of {image} holds {bad} values that are not finite")
             return
         a, b = want.astype(np.float64).reshape(-1), got.astype(np.float64).reshape(-1)
         difference = np.abs(a - b)

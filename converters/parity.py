@@ -135,7 +135,8 @@ def check_parity(
         limits=asdict(limits),
         tensors=tensors.differences(),
         decoded=answers.summary(),
-        failures=answers.failures + tensors.failures,
+        # What is broken before what it decodes to, and that before a figure of the whole tensor.
+        failures=tensors.broken + answers.failures + tensors.failures,
     )
     if not answers.count:
         report.failures.append(

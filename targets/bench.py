@@ -37,7 +37,7 @@ from targets.result import (
     write_run,
 )
 from targets.transport import Transport
-from targets.verdict import judge
+from targets.verdict import judge, standing_reasons
 
 __all__ = ["Candidate", "Place", "artifact_record", "bench", "published_figure"]
 
@@ -103,7 +103,10 @@ def bench(
     started = time.monotonic()
     total, done = repeat * len(candidates), 0
     with prepared_device(place.transport, place.info.kind, options, say) as preparation:
-        baseline_c = read_state(place.transport, place.info.kind).temperatures_c
+        state = read_state(place.transport, place.info.kind)
+        baseline_c = state.temperatures_c
+        for reason in standing_reasons(state, place.profile.requirements):
+            say(f"note: as it is now, every run will be INVALID: {reason}")
         for number in range(1, repeat + 1):
             for candidate in candidates:
                 done += 1
@@ -247,7 +250,8 @@ def _result(
     reasons: tuple[str, ...],
     warnings: tuple[str, ...],
 ) -> RunResult:
-    stamp = started.strftime("%Y%m%dT%H%M%SZ")
+    # Two runs may begin in one second: on two boards of a kind, or of a network that is quick.
+    stamp = f"{started:%Y%m%dT%H%M%S}.{started.microsecond // 1000:03}Z"
     asked = dataclasses.asdict(settings)
     mode = asked.pop("mode")
     prepared = {"prepared": "; ".join(preparation.notes)} if preparation.notes else {}

@@ -54,7 +54,7 @@ _EXITS = {
     126: "the runner may not be executed there (is the folder mounted noexec?)",
     127: "the runner is not there",
     132: "the runner has instructions that this CPU lacks",
-    137: "the runner was killed, as the kernel does when memory runs out",
+    137: "the runner was killed, as the kernel does when memory runs out (close what else runs)",
     139: "the runner crashed",
 }
 

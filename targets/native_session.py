@@ -194,11 +194,12 @@ class NativeSession(Session):
         dump: str | None = None,
         detector: NativeNetwork | None = None,
         interval: int = 1,
+        precision: NativePrecision | None = None,
     ) -> NativeRun:
         argv = runner_argv(
             self._program[-1],
             network,
-            precision=self._precision,
+            precision=precision or self._precision,
             threads=self._threads,
             settings=settings,
             cpu_mask=self._cpu_mask,
@@ -223,14 +224,22 @@ def measure_pipeline(
     interval: int,
 ) -> TimedRun:
     """Time frames of the two networks alone: ``detector`` on ``scene`` in every ``interval``-th
-    frame, ``pose`` on each of ``people`` in every frame. Both run with the settings of ``pose``.
+    frame, ``pose`` on each of ``people`` in every frame. Both run with the settings of ``pose``,
+    and in fp32 where they were opened in different precisions.
 
     A sample is the mean frame of ``interval`` frames in a row, of which one has the detector; the
     details have the medians of both kinds of frame.
     """
     frames = replace(settings, min_count=settings.min_count * interval)
     with pose._pushed(people) as (network, _), detector._pushed([scene]) as (finder, _):
-        run = pose._finish(network, frames, _limit_s(settings), detector=finder, interval=interval)
+        run = pose._finish(
+            network,
+            frames,
+            _limit_s(settings),
+            detector=finder,
+            interval=interval,
+            precision=pose._precision if pose._precision == detector._precision else "fp32",
+        )
     timed = pose._timed(run)
     whole = len(run.samples_ns) // interval
     groups = [run.samples_ns[start * interval :][:interval] for start in range(whole)]

@@ -1,7 +1,8 @@
 """Setting a device up for a run, and putting everything back as it was.
 
 Whatever is set is first noted with the command that undoes it, so that an error, Ctrl-C or a
-request to end (SIGTERM, SIGHUP) in between leaves nothing behind.
+request to end (SIGTERM, SIGHUP) in between leaves nothing behind. The note is on the device as
+well: where the cable was pulled or this machine died, the next run puts it back.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import NoReturn
@@ -22,9 +23,11 @@ from targets.jetson import parse_jetson_clocks
 from targets.profile import Kind
 from targets.transport import Done, Transport
 
-__all__ = ["Preparation", "PrepareOptions", "prepared_device", "user_command"]
+__all__ = ["Preparation", "PrepareOptions", "prepared_device", "put_back", "user_command"]
 
 _CALL_S = 20.0
+# In the working folder: a line of shell for everything that is still to be undone.
+_OWED = "undo"
 _STAY_ON = "stay_on_while_plugged_in"
 _PLUGGED_USB = 2
 
@@ -79,6 +82,8 @@ def prepared_device(
     undo: list[_Undo] = []
     with _ended_by_exception():
         try:
+            if kind in ("android", "jetson") and put_back(transport):
+                preparation.notes.append("put back first what an interrupted run had set")
             if kind == "android":
                 if options.stay_awake:
                     _stay_awake(transport, undo, preparation.notes)
@@ -90,6 +95,26 @@ def prepared_device(
             yield preparation
         finally:
             _restore(transport, undo, preparation, say)
+
+
+def put_back(transport: Transport) -> bool:
+    """Undo what a run that broke off had set on the device; whether there was anything.
+
+    DeviceError with the command for the user where that fails.
+    """
+    owed = _run(transport, ("cat", f"{transport.work_dir}/{_OWED}"))
+    lines = owed.stdout.decode("utf-8", "replace").splitlines() if owed.returncode == 0 else []
+    for line in reversed(lines):
+        done = _run(transport, ("sh", "-c", line))
+        if done.returncode or "Exception" in _said(done):
+            raise DeviceError(
+                f"{transport.name}: an interrupted run left something set, and it cannot be put "
+                f"back ({_said(done) or f'exit status {done.returncode}'}); do it with: "
+                f"{user_command(transport, ('sh', '-c', line))}"
+            )
+    if lines:
+        _run(transport, ("rm", "-f", f"{transport.work_dir}/{_OWED}"))
+    return bool(lines)
 
 
 def user_command(transport: Transport, argv: Sequence[str]) -> str:
@@ -119,7 +144,7 @@ def _stay_awake(transport: Transport, undo: list[_Undo], notes: list[str]) -> No
         if before == "null"
         else ("settings", "put", "global", _STAY_ON, before)
     )
-    undo.append(_Undo(f"stay awake ({before})", back))
+    _owe(transport, undo, _Undo(f"stay awake ({before})", back))
     done = _run(transport, ("svc", "power", "stayon", "true"))
     # The exit status says nothing on old versions; makers refuse it with an exception.
     after = _said(_run(transport, get))
@@ -150,7 +175,7 @@ def _fix_performance(transport: Transport, undo: list[_Undo], notes: list[str]) 
         return
     command = ("cmd", "power", "set-fixed-performance-mode-enabled")
     # No version tells whether it is on; it is off unless somebody has set it since the last boot.
-    undo.append(_Undo("fixed-performance mode (off)", (*command, "false")))
+    _owe(transport, undo, _Undo("fixed-performance mode (off)", (*command, "false")))
     done = _run(transport, (*command, "true"))
     said = _said(done)
     if done.returncode or "Fail" in said or "Exception" in said:
@@ -166,12 +191,10 @@ def _lock_clocks(transport: Transport, undo: list[_Undo], notes: list[str]) -> N
     back = shlex.join([*root, "jetson_clocks", "--restore", stored])
     restore = ("sh", "-c", f"{back} && rm -f {shlex.quote(stored)}")
     _must(transport, _run(transport, ("mkdir", "-p", transport.work_dir)))
-    if _run(transport, ("test", "-e", stored)).returncode == 0:
-        # A run that broke off left it: what it holds are the clocks as they were before that run.
-        _must(transport, _run(transport, restore))
-        notes.append("clocks: put back what an interrupted run had locked")
+    # Nothing was locked by it: what is locked is owed, and was put back.
+    _must(transport, _run(transport, (*root, "rm", "-f", stored)))
     _must(transport, _run(transport, (*root, "jetson_clocks", "--store", stored)))
-    undo.append(_Undo("clocks", restore))
+    _owe(transport, undo, _Undo("clocks", restore))
     _must(transport, _run(transport, (*root, "jetson_clocks")))
     shown = _run(transport, (*root, "jetson_clocks", "--show")).stdout.decode("utf-8", "replace")
     clocks = parse_jetson_clocks(shown)
@@ -180,6 +203,14 @@ def _lock_clocks(transport: Transport, undo: list[_Undo], notes: list[str]) -> N
         notes.append(f"clocks: jetson_clocks ran, but not locked: {', '.join(free) or 'unknown'}")
     else:
         notes.append("clocks: locked at the maximum of the power mode")
+
+
+def _owe(transport: Transport, undo: list[_Undo], one: _Undo) -> None:
+    """Note what undoes a setting, here and on the device; called before it is set."""
+    undo.append(one)
+    script = 'mkdir -p "$1" && printf "%s\\n" "$2" >> "$1/$3"'
+    line = one.argv[2] if one.argv[:2] == ("sh", "-c") else shlex.join(one.argv)
+    _run(transport, ("sh", "-c", script, "sh", transport.work_dir, line, _OWED))
 
 
 def _must(transport: Transport, done: Done) -> None:
@@ -199,6 +230,7 @@ def _restore(
     say: Callable[[str], None],
 ) -> None:
     give_up = False
+    owed = bool(undo)
     while undo:
         one = undo.pop()
         why = "not tried"
@@ -220,6 +252,9 @@ def _restore(
         )
         preparation.unrestored.append(line)
         say(line)
+    if owed and not preparation.unrestored:
+        with suppress(DeviceError):
+            _run(transport, ("rm", "-f", f"{transport.work_dir}/{_OWED}"))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from targets.device_state import DeviceState, StatePoint
 from targets.profile import Requirements
 from targets.raspberry_pi import THROTTLE_BITS
 
-__all__ = ["Verdict", "judge", "mask_held"]
+__all__ = ["Verdict", "judge", "mask_held", "standing_reasons"]
 
 _CLOCK_FALL = 0.10
 _BUSY_LOAD = 1.0
@@ -100,6 +100,14 @@ def judge(
     if missing:
         warnings.append(f"could not be read: {'; '.join(missing)}")
     return Verdict(tuple(dict.fromkeys(reasons)), tuple(dict.fromkeys(warnings)))
+
+
+def standing_reasons(state: DeviceState, required: Requirements) -> tuple[str, ...]:
+    """What makes every run on a device in this state invalid: to be told before the first."""
+    reasons: list[str] = []
+    _judge_throttling(state, state, (), reasons, [])
+    _judge_power(state, state, required, reasons, [])
+    return tuple(reasons)
 
 
 def mask_held(cpu_mask: str, affinity: str) -> bool:

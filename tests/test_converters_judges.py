@@ -141,8 +141,8 @@ def test_tensors_are_judged_by_cosine() -> None:
     broken[0, 0, :3] = np.nan
     judge.add("photo", "simcc_x", want, broken)
     judge.add("photo", "simcc_y", want, want[:, :, :-1])
-    assert "holds 3 values that are not finite" in judge.failures[0]
-    assert "has shape (1, 17, 383)" in judge.failures[1]
+    assert "holds 3 values that are not finite" in judge.broken[0]
+    assert "has shape (1, 17, 383)" in judge.broken[1]
 
 
 def test_iou_by_counting_pixels() -> None:

@@ -167,14 +167,20 @@ def test_clean_where_the_size_cannot_be_had() -> None:
     assert device.files == {}
 
 
-def test_clean_keeps_what_puts_locked_clocks_back(tmp_path: Path) -> None:
+def test_clean_first_puts_back_what_an_interrupted_run_had_set(tmp_path: Path) -> None:
     device = open_local(tmp_path / "edgepose/device")
     folder = tmp_path / "edgepose/device"
     folder.mkdir(parents=True)
-    (folder / "jetson_clocks.conf").write_text("clocks")
-    with pytest.raises(DeviceError, match=r"clocks locked; .*jetson_clocks --restore .* && rm"):
+    (folder / "undo").write_text(f"touch '{tmp_path}/put back'\nfalse\n")
+    with pytest.raises(
+        DeviceError, match=r"cannot be put back \(exit status 1\); do it with: sh -c"
+    ):
         clean_device(device)
-    assert (folder / "jetson_clocks.conf").exists()
+    assert (folder / "undo").exists(), "it is still owed"
+    (folder / "undo").write_text(f"touch '{tmp_path}/put back'\n")
+    assert "removed" in clean_device(device)
+    assert (tmp_path / "put back").exists()
+    assert not folder.exists()
 
 
 def test_clean_that_fails_says_so(tmp_path: Path) -> None:

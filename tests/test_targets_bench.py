@@ -263,6 +263,17 @@ def test_a_device_that_is_gone_ends_it(tmp_path: Path, device: dict[str, Any]) -
     assert device["events"][-1] == "put back"
 
 
+def test_a_state_that_spoils_every_run_is_told_first(
+    tmp_path: Path, device: dict[str, Any]
+) -> None:
+    device["state"] = replace(STATE, battery=BatteryRecord(20, powered=True, saver=False))
+    said: list[str] = []
+    place = Place(load_profile("android"), FakeTransport(), FakeTransport(), INFO)
+    one = candidate("a", lambda _: timed())
+    bench(place, [one], SETTINGS, tmp_path, repeat=1, on_run=lambda *_: None, say=said.append)
+    assert "every run will be INVALID: its battery holds 20 %" in said[0]
+
+
 def test_cooling_down(tmp_path: Path, device: dict[str, Any]) -> None:
     device["still hot"] = "not cooled down within 300 s"
     one = [candidate("a", lambda _: timed())]

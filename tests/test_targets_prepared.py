@@ -82,9 +82,34 @@ def test_options_are_obeyed(tmp_path: Path) -> None:
     device = Phone(tmp_path)
     assert prepared(device, "android", PrepareOptions(False, False)).notes == []
     assert prepared(device, "raspberry-pi").notes == []
-    assert device.calls == []
+    assert device.calls == [("cat", f"{device.work_dir}/undo")]
     with pytest.raises(DeviceError, match="only a Jetson's clocks can be locked, this is linux"):
         prepared(device, "linux", PrepareOptions(lock_clocks=True))
+
+
+def test_a_run_that_died_does_not_change_a_phone_for_good(tmp_path: Path) -> None:
+    """What it had set would pass for the owner's own setting otherwise."""
+    device = Phone(tmp_path, stay="4")
+    dies = prepared_device(device, "android", say=lambda _: None)
+    dies.__enter__()
+    assert device.state()[STAY] == "7"
+    notes = prepared(device, "android").notes
+    assert notes[0] == "put back first what an interrupted run had set"
+    assert "stay awake: set while plugged in" in notes
+    assert device.state()[STAY] == "4"
+    assert device.state()["fixed"] == "false"
+    assert not (Path(device.work_dir) / "undo").exists()
+    dies.__exit__(None, None, None)
+
+
+def test_what_cannot_be_put_back_stops_the_next_run(tmp_path: Path) -> None:
+    device = Phone(tmp_path)
+    folder = Path(device.work_dir)
+    folder.mkdir(parents=True)
+    (folder / "undo").write_text("settings put global x 1 && exit 9\n")
+    with pytest.raises(DeviceError, match=r"left something set.*exit status 9.*adb -s 1a2b shell"):
+        prepared(device, "android")
+    assert (folder / "undo").exists()
 
 
 @pytest.mark.parametrize("api", [24, 29])
@@ -152,7 +177,7 @@ def test_put_back_however_it_ends(
 
 
 @pytest.mark.parametrize("ran", [False, True], ids=["before the command", "after the command"])
-@pytest.mark.parametrize("step", range(1, 9))
+@pytest.mark.parametrize("step", range(1, 12))
 def test_put_back_when_interrupted_while_setting(tmp_path: Path, step: int, ran: bool) -> None:
     device = Phone(tmp_path)
     before = device.state()
@@ -265,15 +290,21 @@ def test_clocks_are_locked_and_put_back(tmp_path: Path) -> None:
     assert prepared(device, "jetson").notes == []
 
 
-def test_a_run_that_broke_off_left_the_true_clocks(tmp_path: Path) -> None:
+def test_a_run_that_died_left_the_true_clocks(tmp_path: Path) -> None:
+    """Its host is gone, so that nothing was put back; the next run does it first."""
     device = Jetson(tmp_path)
-    stored = Path(device.work_dir) / "jetson_clocks.conf"
-    stored.parent.mkdir(parents=True)
-    stored.write_text("free")
-    device.file("/state/clocks", "locked")
-    preparation = prepared(device, "jetson", LOCK)
-    assert preparation.notes[0] == "clocks: put back what an interrupted run had locked"
+    dies = prepared_device(device, "jetson", LOCK, say=lambda _: None)
+    dies.__enter__()
+    assert device.clocks() == "locked"
+    with prepared_device(device, "jetson", say=pytest.fail) as preparation:
+        assert device.clocks() == "free"
+    assert preparation.notes == ["put back first what an interrupted run had set"]
+    assert not list(Path(device.work_dir).iterdir())
+    # And what was stored by one that died before it locked anything is in nobody's way.
+    (Path(device.work_dir) / "jetson_clocks.conf").write_text("stale")
+    prepared(device, "jetson", LOCK)
     assert device.clocks() == "free"
+    dies.__exit__(None, None, None)
 
 
 def test_without_root_the_lock_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from targets.device_state import DeviceState, StatePoint
 from targets.profile import Requirements
 from targets.result import BatteryRecord
-from targets.verdict import Verdict, judge, mask_held
+from targets.verdict import Verdict, judge, mask_held, standing_reasons
 
 MS = 1_000_000
 QUIET = [10 * MS + (index * 7919) % 100_000 for index in range(200)]
@@ -221,3 +221,17 @@ def test_a_sustained_run_may_get_slower() -> None:
     samples = [round(10 * MS * (1 + 0.2 * index / 199)) for index in range(200)]
     assert not verdict(samples_ns=samples).valid
     assert verdict(samples_ns=samples, mode="sustained").valid
+
+
+def test_what_will_make_every_run_invalid_is_known_before_the_first() -> None:
+    required = Requirements(powered=True, battery_percent=50)
+    assert standing_reasons(STATE, required) == ()
+    low = replace(STATE, battery=BatteryRecord(20, False, True))
+    battery, power, level = standing_reasons(low, required)
+    assert "battery saver" in battery
+    assert "not powered" in power
+    assert "20 %" in level
+    assert (
+        "throttled from the start"
+        in standing_reasons(replace(STATE, throttle_bits=0x4), Requirements())[0]
+    )

@@ -37,7 +37,10 @@ def add_bench(command: Callable[[str, Callable[[argparse.Namespace], int], str],
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument("--threads", type=options.count, help="CPU threads (default: the target's)")
     parser.add_argument(
-        "--cpu-mask", metavar="HEX", help="cores to keep to, for example f0 (default: the target's)"
+        "--cpu-mask",
+        type=options.cpu_mask,
+        metavar="HEX",
+        help="cores to keep to, for example f0 (default: the target's)",
     )
     parser.add_argument(
         "--inference-precision",

@@ -13,8 +13,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.errors import DeviceError
-
 if TYPE_CHECKING:
     from targets.nearby import Nearby
     from targets.transport import Transport
@@ -82,26 +80,18 @@ def clean(arguments: argparse.Namespace) -> int:
 
 def clean_device(transport: Transport) -> str:
     """Remove the working folder; what was done, as a sentence."""
-    from targets.prepared import user_command
+    from targets.prepared import put_back
     from targets.transport import check, remove_work_dir
 
     folder = transport.work_dir
-    clocks = f"{folder}/jetson_clocks.conf"
-    script = (
-        'if [ -e "$1" ] || [ -L "$1" ]; then echo there; du -sk "$1" 2>/dev/null; fi; '
-        '[ ! -e "$2" ] || echo locked'
-    )
-    asked = transport.run(["sh", "-c", script, "sh", folder, clocks], timeout_s=60.0)
+    # What undoes an interrupted run lies in that folder.
+    put_back(transport)
+    script = 'if [ -e "$1" ] || [ -L "$1" ]; then echo there; du -sk "$1" 2>/dev/null; fi; true'
+    asked = transport.run(["sh", "-c", script, "sh", folder], timeout_s=60.0)
     check(asked, f"looking for {folder} on {transport.name}")
     words = asked.stdout.decode(errors="replace").split()
     if not words:
         return f"{transport.name}: nothing to remove, {folder} does not exist"
-    if words[-1] == "locked":
-        restore = f"sudo jetson_clocks --restore {clocks} && rm {clocks}"
-        raise DeviceError(
-            f"{transport.name}: a run that broke off left its clocks locked; put them back with: "
-            f"{user_command(transport, ['sh', '-c', restore])}"
-        )
     remove_work_dir(transport)
     kilobytes = next((int(word) for word in words if word.isdigit()), None)
     size = "" if kilobytes is None else f", {kilobytes * 1024 / 1e6:.1f} MB"

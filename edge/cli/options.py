@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from edge.cli.host import DEFAULT_DETECTOR, DEFAULT_MODEL
 from edge.cli.quantisation import add_quantisation
 from edge.spec import PRECISIONS
 
-__all__ = ["add_conversion", "count", "size"]
+__all__ = ["add_conversion", "count", "cpu_mask", "size"]
 
 
 def add_conversion(parser: Any) -> None:
@@ -68,3 +69,10 @@ def size(text: str) -> tuple[int, int]:
     if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
         raise argparse.ArgumentTypeError(f"{text!r} is not HxW, for example 320x320")
     return int(height), int(width)
+
+
+def cpu_mask(text: str) -> str:
+    """A CPU mask in hexadecimal without 0x, of one CPU or more."""
+    if not re.fullmatch("[0-9a-fA-F]+", text) or not int(text, 16):
+        raise argparse.ArgumentTypeError(f"{text!r} is no mask of CPUs in hexadecimal, like f0")
+    return text.lower()
