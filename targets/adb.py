@@ -35,7 +35,7 @@ from targets.adb_server import (
     send_file,
     start_server,
 )
-from targets.transport import Done, Progress, Transport, check, check_remote, shell_line
+from targets.transport import Done, Progress, Transport, check, check_remote, shell_line, shortened
 
 __all__ = ["AdbDevice", "adb_devices", "open_adb"]
 
@@ -133,7 +133,7 @@ class _Adb:
         stdin: bytes = b"",
     ) -> Done:
         line = shell_line(argv, env)
-        with self._told(f"`{_shortened(argv)}`", timeout_s) as deadline:
+        with self._told(f"`{shortened(argv)}`", timeout_s) as deadline:
             mark = secrets.token_hex(16)
             if self._shell_v2:
                 # Without its parentheses `exec` replaces the shell itself.
@@ -338,11 +338,6 @@ class _Unending(Exception):  # noqa: N818 - an event
 
 def _one_line(error: object) -> str:
     return " ".join(str(error).split())
-
-
-def _shortened(argv: Sequence[str], most: int = 120) -> str:
-    line = _one_line(shlex.join(argv))
-    return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
 def _packed(stdin: bytes) -> bytes:

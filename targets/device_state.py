@@ -139,9 +139,12 @@ def check_device(info: DeviceInfo, profile: Profile) -> None:
         ("architecture", info.arch, profile.arch),
     ):
         if is_ != wanted:
+            fix = "name the target that it is, or write a profile"
+            if (is_ or "").startswith("armv") and wanted == "aarch64":
+                fix = "install the 64-bit system on it"
             raise DeviceError(
                 f"{info.name} ({info.model or 'unknown model'}): its {what} is {is_}, but target "
-                f"{profile.name} is for {wanted}; name the target that it is, or write a profile"
+                f"{profile.name} is for {wanted}; {fix}"
             )
 
 

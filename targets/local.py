@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from edge.errors import DeviceError
 from targets.programs import ProgramTimeoutError, run_program
-from targets.transport import Done, Progress, check_remote, countdown, shell_line
+from targets.transport import Done, Progress, check_remote, countdown, shell_line, shortened
 
 __all__ = ["LocalTransport", "copy_whole", "open_local"]
 
@@ -49,8 +48,7 @@ class LocalTransport:
             return run_program(argv, timeout_s=timeout_s, cwd=Path("/"), env=env, stdin=stdin)
         except ProgramTimeoutError:
             raise DeviceError(
-                f"{self.name}: `{shlex.join(argv)}` did not end within {timeout_s:g} s; "
-                "it was ended"
+                f"{self.name}: `{shortened(argv)}` did not end within {timeout_s:g} s; it was ended"
             ) from None
 
     def push(

@@ -23,7 +23,14 @@ from targets.jetson import parse_jetson_clocks
 from targets.profile import Kind
 from targets.transport import Done, Transport
 
-__all__ = ["Preparation", "PrepareOptions", "prepared_device", "put_back", "user_command"]
+__all__ = [
+    "Preparation",
+    "PrepareOptions",
+    "check_idle",
+    "prepared_device",
+    "put_back",
+    "user_command",
+]
 
 _CALL_S = 20.0
 # In the working folder: a line of shell for everything that is still to be undone.
@@ -95,6 +102,28 @@ def prepared_device(
             yield preparation
         finally:
             _restore(transport, undo, preparation, say)
+
+
+def check_idle(transport: Transport) -> None:
+    """DeviceError where a program of ours still runs there: a run beside it would be disturbed.
+
+    It is another bench's, or one whose connection was lost.
+    """
+    if transport.kind == "local":
+        return
+    # As a pattern the folder does not find the shell that looks for it.
+    pattern = f"[/]{transport.work_dir[1:]}/"
+    script = (
+        'for f in $(grep -l -e "$1" /proc/[0-9]*/cmdline 2>/dev/null); do '
+        'd=${f%/cmdline}; [ -O "$d" ] && [ -e "$d/exe" ] && echo "${d#/proc/}"; done; true'
+    )
+    pids = _run(transport, ("sh", "-c", script, "sh", pattern)).stdout.decode().split()
+    if pids:
+        end = user_command(transport, ("kill", "-KILL", *pids))
+        raise DeviceError(
+            f"{transport.name}: a run of another bench, or one whose connection was lost, is still "
+            f"going on there; wait for its end, or end it with: {end}"
+        )
 
 
 def put_back(transport: Transport) -> bool:

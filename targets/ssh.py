@@ -22,7 +22,7 @@ from typing import Any
 
 from edge.errors import DeviceError
 from targets.ssh_login import Login, connect, read_login
-from targets.transport import Done, Progress, check_remote, countdown, shell_line
+from targets.transport import Done, Progress, check_remote, countdown, shell_line, shortened
 
 __all__ = ["SshTransport", "open_ssh"]
 
@@ -103,7 +103,7 @@ class SshTransport:
         """Run a program to its end; where the deadline or the user ends it, it ends there too."""
         mark = secrets.token_hex(8)
         line = f"{shell_line(argv, {_MARK: mark, **(env or {})})}; exit $?"
-        what = f"`{shlex.join(argv)}`"
+        what = f"`{shortened(argv)}`"
         if len(line.encode("utf-8", "surrogateescape")) > _LINE_BYTES:
             raise DeviceError(f"{self.name}: the arguments of {argv[0]} are too long; use a file")
         left_s = countdown(timeout_s)
@@ -117,7 +117,7 @@ class SshTransport:
         except _breaks() as error:
             raise DeviceError(
                 f"{self.name}: the connection was lost while {what} ran ({_text(error)}); "
-                f"{self._ended(mark)}, and it is not run again"
+                f"{self._ended(mark)}; check its power and network, then repeat"
             ) from None
         except BaseException:
             self._ended(mark)

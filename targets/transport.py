@@ -40,6 +40,7 @@ __all__ = [
     "remove_work_dir",
     "scratch_folder",
     "shell_line",
+    "shortened",
 ]
 
 Progress = Callable[[int, int], None]
@@ -134,6 +135,12 @@ def shell_line(argv: Sequence[str], env: Mapping[str, str] | None = None) -> str
         raise ValueError(f"a NUL byte in the arguments or environment of {argv[0]!r}")
     exports = "".join(f"export {name}={shlex.quote(value)}; " for name, value in env.items())
     return f"({exports}exec {shlex.join(argv)})"
+
+
+def shortened(argv: Sequence[str], most: int = 120) -> str:
+    """A command on one line for a message, cut where it is long."""
+    line = " ".join(shlex.join(argv).split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
 def check(done: Done, what: str) -> Done:

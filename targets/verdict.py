@@ -89,6 +89,9 @@ def judge(
     _judge_throttling(before, after, series, reasons, warnings)
     _judge_clocks(before, after, series, _Watch.of(cpu_mask, threads, on_cpu), reasons)
     _judge_power(before, after, required, reasons, warnings)
+    cores = int(cpu_mask, 16).bit_count() if cpu_mask else 0
+    if cores and threads > cores:
+        warnings.append(f"{threads} threads had {cores} cores of the mask {cpu_mask} to run on")
     if not samples_ns:
         reasons.append("it has no samples")
     reasons += spread_reasons(samples_ns, mode)

@@ -232,24 +232,24 @@ def test_masks_that_cannot_hold() -> None:
 
 
 _MEMORY = """
-import json, resource
+import json
 import numpy as np
 from edge import bench
+before = bench._peak_memory_kb()
 block = np.ones(200_000_000, np.uint8)
 del block
-peak = bench._peak_memory_kb()
-print(json.dumps([peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+print(json.dumps([before, bench._peak_memory_kb()]))
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc on this system")
-def test_the_peak_of_memory_is_that_of_the_kernel() -> None:
+def test_the_peak_of_memory_outlives_what_was_freed() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _MEMORY], capture_output=True, text=True, timeout=60, check=True
     )
-    peak, kernel = json.loads(done.stdout)
-    assert peak >= 200_000_000 / 1024
-    assert abs(peak - kernel) <= 0.02 * kernel
+    before, peak = json.loads(done.stdout)
+    # The pages of the block, less what the process had at hand anyway.
+    assert peak - before == pytest.approx(200_000_000 / 1024, rel=0.05)
 
 
 def test_clocks_are_read_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

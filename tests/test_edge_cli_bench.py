@@ -121,7 +121,7 @@ def test_a_profile_of_one_s_own(
         (["bench", "--target", "raspberry-pi"], "HOST"),
         (["bench", "--target", "x86", "--serial", "1a"], "no serial number"),
         (["bench", "--target", "android", "--host", "pi@board"], "leave --host pi@board out"),
-        (["bench", "--target", "x86", "--lock-clocks", "{artifact}"], "only a Jetson's clocks"),
+        (["bench", "--target", "x86", "--lock-clocks", "{artifact}"], "is for a Jetson"),
         (["bench", "--target", "x86", "--pipeline", "{artifact}"], "one pose model and one detec"),
         (["bench", "--target", "x86", "{artifact}", "{artifact}"], "is named twice"),
         (["bench", "--target", "x86", "{artifact}", "--min-seconds", "9999"], "max_duration_s"),

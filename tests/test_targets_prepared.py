@@ -2,13 +2,21 @@ from __future__ import annotations
 
 import shlex
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from edge.errors import DeviceError
-from targets.prepared import Preparation, PrepareOptions, prepared_device, user_command
+from targets.local import LocalTransport
+from targets.prepared import (
+    Preparation,
+    PrepareOptions,
+    check_idle,
+    prepared_device,
+    user_command,
+)
 from targets.profile import Kind
 from tests.state_stand_ins import FolderDevice
 
@@ -339,3 +347,20 @@ def test_the_command_for_the_user_says_what_is_meant(tmp_path: Path, kind: str) 
         assert words[:2] == ["ssh", "pi@10.0.0.5"] and len(words) == 3
         words = shlex.split(words[2])
     assert words == argv
+
+
+def test_a_program_of_another_run_is_refused(tmp_path: Path) -> None:
+    """It is recognised by the working folder in its command line, on this machine too."""
+    device = LocalTransport(tmp_path / "a.b" / "device")
+    device.kind, device.name = "ssh", "ssh pi@10.0.0.5"
+    check_idle(device)
+    runner = Path(device.work_dir) / "runner" / "r"
+    runner.parent.mkdir(parents=True)
+    runner.symlink_to("/bin/sleep")
+    with subprocess.Popen([str(runner), "60"]) as left:
+        with pytest.raises(
+            DeviceError, match=rf"still going on there.*ssh pi@10.0.0.5 'kill -KILL {left.pid}'"
+        ):
+            check_idle(device)
+        left.kill()
+    check_idle(device)

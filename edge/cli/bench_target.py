@@ -44,7 +44,7 @@ def bench_target(arguments: argparse.Namespace) -> int:
     host.need_checkout("bench")
     from targets.bench import Place, bench
     from targets.device_state import check_device, read_device
-    from targets.prepared import PrepareOptions
+    from targets.prepared import PrepareOptions, check_idle
     from targets.profile import load_profile
     from targets.reached import open_target, password_prompt
     from targets.report import text_report
@@ -64,6 +64,7 @@ def bench_target(arguments: argparse.Namespace) -> int:
         )
         place = Place(profile, transport, watch, read_device(transport))
         check_device(place.info, profile)
+        check_idle(transport)
         _say(_shown(place.info))
         artifacts, failures = _artifacts(arguments, profile)
         work = _Work(arguments, place, stack)

@@ -45,8 +45,9 @@ class OnnxRuntimeSession(Session):
     ) -> None:
         refuse_bf16(settings, "ONNX Runtime")
         runtime = import_engine("onnxruntime", "onnxruntime")
-        # Its packages can report their use to their maker, on Linux since 1.31.
-        runtime.disable_telemetry_events()
+        # Its packages can report their use to their maker, on Linux too (1.31.1).
+        if hasattr(runtime, "disable_telemetry_events"):
+            runtime.disable_telemetry_events()
         options = runtime.SessionOptions()
         options.intra_op_num_threads = settings.thread_count
         options.inter_op_num_threads = 1
