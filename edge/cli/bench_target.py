@@ -1,4 +1,4 @@
-"""The host's side of ``edge bench``: artifacts to a device, compared there, timed and judged.
+"""The host's side of ``edge bench``: connect, convert, compare, time, and say what came of it.
 
 It needs a checkout.
 """
@@ -8,35 +8,25 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from edge.artifact import Artifact, load_artifact
 from edge.cli import host
-from edge.errors import ArtifactError, DeviceError, SpecError
+from edge.cli.bench_work import BenchWork, say
+from edge.errors import DeviceError, SpecError
 from edge.latency import LatencySettings
-from edge.session import Feeds
-from edge.spec import Format
 
 if TYPE_CHECKING:
-    from converters.job import FeedSource
-    from targets.bench import Candidate, Place
-    from targets.device_session import DeviceSession, TimedRun
+    from targets.bench import Candidate
     from targets.device_state import DeviceInfo
-    from targets.native import NativePrecision
     from targets.profile import Profile
-    from targets.result import ParityRecord, RunResult
-    from targets.trtexec_session import TrtexecSession
+    from targets.result import RunResult
 
 __all__ = ["bench_target"]
-
-# Every image is a process on the device: enough to see a wrong answer, few enough to wait for.
-_PARITY_IMAGES = 4
 
 
 def bench_target(arguments: argparse.Namespace) -> int:
@@ -65,9 +55,9 @@ def bench_target(arguments: argparse.Namespace) -> int:
         place = Place(profile, transport, watch, read_device(transport))
         check_device(place.info, profile)
         check_idle(transport)
-        _say(_shown(place.info))
+        say(_shown(place.info))
         artifacts, failures = _artifacts(arguments, profile)
-        work = _Work(arguments, place, stack)
+        work = BenchWork(arguments, place, stack)
         candidates = work.candidates(artifacts)
         runs: list[RunResult] = []
         by_name: dict[str, list[RunResult]] = {one.name: [] for one in candidates}
@@ -77,7 +67,7 @@ def bench_target(arguments: argparse.Namespace) -> int:
             by_name[candidate.name].append(run)
             p50 = "no samples" if run.summary.p50_ms is None else f"p50 {run.summary.p50_ms:.2f} ms"
             why = f": {'; '.join(run.reasons)}" if run.reasons and not run.emulated else ""
-            _say(f"  {p50}, {run.verdict}{why} -> {path}")
+            say(f"  {p50}, {run.verdict}{why} -> {path}")
 
         try:
             failures += bench(
@@ -93,7 +83,7 @@ def bench_target(arguments: argparse.Namespace) -> int:
                 ),
                 cool_down=not arguments.no_cooldown,
                 on_run=on_run,
-                say=_say,
+                say=say,
             )
         except DeviceError as error:
             failures.append(str(error))  # the runs before it are told all the same
@@ -101,10 +91,10 @@ def bench_target(arguments: argparse.Namespace) -> int:
         print(json.dumps([run.to_json() for run in runs], indent=1))
     elif runs:
         print(text_report(runs))
-        _say(f"next: edge report {arguments.out / 'results'} --html {arguments.out}/report.html")
+        say(f"next: edge report {arguments.out / 'results'} --html {arguments.out}/report.html")
     failures += work.failures + _unproven(candidates, by_name)
     for failure in failures:
-        _say(f"edge: {failure}")
+        say(f"edge: {failure}")
     return 1 if failures else 0
 
 
@@ -151,259 +141,6 @@ def _artifacts(arguments: argparse.Namespace, profile: Profile) -> tuple[list[Ar
     return artifacts, failures
 
 
-@dataclass(frozen=True)
-class _Found:
-    """An artifact on the device, open and compared."""
-
-    artifact: Artifact
-    session: DeviceSession
-    candidate: Candidate
-
-
-@dataclass
-class _Work:
-    """Bringing artifacts to the device; what fails there does not stop the others."""
-
-    arguments: argparse.Namespace
-    place: Place
-    stack: ExitStack
-
-    def __post_init__(self) -> None:
-        self.failures: list[str] = []
-        self.images: FeedSource = host.parity_images(self.arguments.images)
-
-    def candidates(self, artifacts: Sequence[Artifact]) -> list[Candidate]:
-        """All that is to be timed, on the device and compared."""
-        found: list[_Found] = []
-        for artifact in artifacts:
-            name = f"{artifact.spec.name} as {artifact.variant}"
-            for label, opener in self._openers(artifact).items():
-                try:
-                    _say(f"{name}: answers on {self.place.info.name}")
-                    session = opener(artifact)
-                    self.stack.callback(session.close)
-                    candidate = self._candidate(artifact, session, label)
-                    found.append(_Found(artifact, session, candidate))
-                except DeviceError as error:
-                    # Where the device is gone, no other artifact survives it.
-                    try:
-                        self.place.transport.run(["true"], timeout_s=15.0)
-                    except DeviceError:
-                        raise error from None
-                    self.failures.append(f"{name}: {error}")
-        if self.arguments.pipeline and not self.failures:
-            return [self._pipeline(found)]
-        return [one.candidate for one in found]
-
-    def _openers(self, artifact: Artifact) -> dict[str, Callable[[Artifact], DeviceSession]]:
-        """What runs it, by the label that tells it apart."""
-        own: dict[Format, Callable[[Artifact], DeviceSession]] = {
-            "ncnn": self._native,
-            "tensorrt": self._trtexec,
-        }
-        if artifact.variant.format not in own:
-            return {"": self._python}
-        more = {"python": self._python} if self.arguments.python else {}
-        return {"": own[artifact.variant.format], **more}
-
-    def _candidate(self, artifact: Artifact, session: DeviceSession, label: str) -> Candidate:
-        from targets.bench import Candidate, artifact_record, published_figure
-
-        feeds = _whole_batch(artifact, self.images.feeds(artifact.spec)[0].feeds)
-        record = artifact_record(artifact)
-        return Candidate(
-            record=record,
-            measure=lambda settings: session.measure(feeds, settings),
-            parity=self._parity(artifact, session),
-            published=published_figure(self.place.profile, f"{record.model}/{record.variant}"),
-            cpu_mask=self.cpu_mask,
-            label=label,
-        )
-
-    def _parity(self, artifact: Artifact, session: DeviceSession) -> ParityRecord | None:
-        """The device's answers against the reference; None where the reference is not at hand."""
-        from converters.convert import judge_answers
-        from targets.result import ParityRecord
-
-        try:
-            report = judge_answers(
-                artifact,
-                self.images,
-                session,
-                count=_PARITY_IMAGES,
-                machine=session.machine,
-            )
-        except ArtifactError as error:
-            _say(f"note: the answers on the device cannot be compared: {error}")
-            return None
-        summary = report.summary()
-        if report.failures:
-            more = len(report.failures) - 1
-            summary += f"; {report.failures[0]}" + (f", and {more} more" if more else "")
-        _say(f"  on the device: {summary}")
-        return ParityRecord(report.passed, summary)
-
-    # --- the three runners ------------------------------------------------------------------------
-
-    @property
-    def threads(self) -> int:
-        """Of the engine, where nobody says: as `edge.session.default_threads` has it."""
-        cores = self.place.info.cores or 4
-        return self.arguments.threads or self.place.profile.threads or min(4, cores)
-
-    @property
-    def cpu_mask(self) -> str | None:
-        mask: str = self.arguments.cpu_mask or self.place.profile.cpu_mask
-        return mask or None
-
-    def _folder(self, artifact: Artifact) -> str:
-        from targets.placed import place_artifact
-
-        return place_artifact(self.place.transport, artifact, on_progress=_progress(artifact))
-
-    def _native(self, artifact: Artifact) -> DeviceSession:
-        from targets.native_session import NativeSession, place_runner
-        from targets.runner_build import find_runner
-
-        arch: Any = self.place.profile.arch
-        runner = find_runner(arch, self.arguments.runner, _say)
-        return NativeSession(
-            self.place.transport,
-            artifact,
-            program=[place_runner(self.place.transport, runner)],
-            folder=self._folder(artifact),
-            precision=self._precision(artifact),
-            threads=self.threads,
-            cpu_mask=self.cpu_mask,
-        )
-
-    def _precision(self, artifact: Artifact) -> NativePrecision:
-        """What was asked for, else what the check on ARM found safe, else the profile's."""
-        from targets.arm_check import safe_arithmetic
-
-        asked: NativePrecision | None = self.arguments.inference_precision
-        if asked:
-            return asked
-        if artifact.variant.precision != "fp16":
-            return "fp32"
-        usual: Any = self.place.profile.precision or "fp16"
-        safe = safe_arithmetic(artifact)
-        if safe and safe != usual and self.place.profile.arch == "aarch64":
-            _say(f"  in {safe}: {usual} is beyond the limits on ARM (`edge info` says by how much)")
-            return safe
-        precision: NativePrecision = usual
-        return precision
-
-    def _python(self, artifact: Artifact) -> DeviceSession:
-        from targets.placed import place_with_engine
-        from targets.python_session import open_python
-        from targets.python_setup import python_for
-
-        precision = self.arguments.inference_precision
-        if precision == "fp16-storage":
-            raise SpecError("fp16-storage is the native runner's alone; choose fp32, fp16 or bf16")
-        python = python_for(
-            self.place.transport,
-            artifact.variant.format,
-            wheelhouse=self.arguments.wheelhouse,
-            say=_say,
-        )
-        if artifact.variant.format == "tensorrt":
-            engine_path = self._trtexec(artifact).engine_path
-            folder = place_with_engine(self.place.transport, artifact, engine_path)
-        else:
-            folder = self._folder(artifact)
-        return open_python(
-            self.place.transport,
-            artifact,
-            python=python,
-            remote_folder=folder,
-            threads=self.threads,
-            cpu_mask=self.cpu_mask,
-            inference_precision=precision,
-        )
-
-    def _trtexec(self, artifact: Artifact) -> TrtexecSession:
-        from targets.trtexec_session import open_trtexec
-
-        return open_trtexec(
-            self.place.transport,
-            artifact,
-            remote_folder=self._folder(artifact),
-            # One image a call, as everything else is timed: an open batch is optimised for more.
-            batch=1 if artifact.spec.input.shape[0] is None else None,
-            device=self.place.info,
-            log_folder=self.arguments.out / "logs",
-            say=_say,
-        )
-
-    # --- the pipeline -----------------------------------------------------------------------------
-
-    def _pipeline(self, found: Sequence[_Found]) -> Candidate:
-        from targets.bench import published_figure
-        from targets.native_session import NativeSession, measure_pipeline
-        from targets.result import PipelineRecord
-
-        native = [one for one in found if isinstance(one.session, NativeSession)]
-        poses = [one for one in native if one.artifact.spec.task == "pose"]
-        finders = [one for one in native if one.artifact.spec.task == "detection"]
-        if len(poses) != 1 or len(finders) != 1:
-            raise SpecError(
-                "--pipeline takes one pose model and one detector in ncnn variants; name both "
-                "artifacts, or --model and --detector with --formats ncnn-fp16"
-            )
-        (pose,), (finder,) = poses, finders
-        crops = [image.feeds for image in self.images.feeds(pose.artifact.spec)]
-        people = [crops[number % len(crops)] for number in range(self.arguments.people)]
-        scene = self.images.feeds(finder.artifact.spec)[0].feeds
-        model = f"{finder.artifact.spec.name}+{pose.artifact.spec.name}"
-        variant = pose.artifact.variant
-        interval = self.arguments.interval
-
-        def measure(settings: LatencySettings) -> TimedRun:
-            assert isinstance(pose.session, NativeSession)
-            assert isinstance(finder.session, NativeSession)
-            return measure_pipeline(
-                pose.session, finder.session, people, scene, settings, interval=interval
-            )
-
-        return replace(
-            pose.candidate,
-            record=replace(
-                pose.candidate.record,
-                model=model,
-                size_bytes=pose.artifact.size_bytes + finder.artifact.size_bytes,
-                pipeline=PipelineRecord(
-                    detector=finder.artifact.spec.name,
-                    detector_variant=str(finder.artifact.variant),
-                    detector_key=finder.artifact.key,
-                    interval=interval,
-                    people=len(people),
-                ),
-            ),
-            measure=measure,
-            parity=_both([pose.candidate.parity, finder.candidate.parity]),
-            published=published_figure(self.place.profile, f"{model}/{variant}", pipeline=True),
-        )
-
-
-def _whole_batch(artifact: Artifact, feeds: Feeds) -> Feeds:
-    """One image's feeds as many times as the artifact takes in one call."""
-    size = artifact.spec.input.shape[0] or 1
-    return {name: np.repeat(array, size, axis=0) for name, array in feeds.items()}
-
-
-def _both(parities: Sequence[ParityRecord | None]) -> ParityRecord | None:
-    known = [parity for parity in parities if parity is not None]
-    if len(known) < len(parities):
-        return None
-    return replace(
-        known[0],
-        passed=all(parity.passed for parity in known),
-        summary="; ".join(parity.summary for parity in known),
-    )
-
-
 def _unproven(
     candidates: Sequence[Candidate], runs: Mapping[str, Sequence[RunResult]]
 ) -> list[str]:
@@ -418,24 +155,3 @@ def _unproven(
         elif own and not any(run.valid for run in own):
             failures.append(f"{name}: no valid run: {'; '.join(own[-1].reasons)}")
     return failures
-
-
-def _progress(artifact: Artifact) -> Callable[[int, int], None] | None:
-    """A line that is written over, on a terminal alone."""
-    if not sys.stderr.isatty():
-        return None
-
-    def show(done: int, total: int) -> None:
-        end = "\n" if done >= total else "\r"
-        print(
-            f"  {artifact.spec.name}: {done / 1e6:.1f} of {total / 1e6:.1f} MB",
-            end=end,
-            file=sys.stderr,
-            flush=True,
-        )
-
-    return show
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
