@@ -138,14 +138,23 @@ def bench(
     return [f"{name}: {why}" for name, why in failed.items()]
 
 
-def artifact_record(artifact: Artifact) -> ArtifactRecord:
-    """What a run's file says of an artifact."""
+def artifact_record(artifact: Artifact, others: Sequence[Artifact] = ()) -> ArtifactRecord:
+    """What a run's file says of an artifact.
+
+    ``others`` are artifacts beside it: an fp32 one has the accuracy that they measured of their
+    common source, for its answers are the source's.
+    """
     accuracy = artifact.accuracy
     figure = None
     if accuracy:
         figure = AccuracyFigure(
             str(accuracy["metric"]), float(accuracy["value"]), float(accuracy["loss_points"])
         )
+    elif artifact.variant.precision == "fp32":
+        for other in others:
+            if other.accuracy and other.source.get("sha256") == artifact.source.get("sha256"):
+                reference = float(other.accuracy["reference"])
+                figure = AccuracyFigure(str(other.accuracy["metric"]), reference, 0.0)
     return ArtifactRecord(
         model=artifact.spec.name,
         variant=str(artifact.variant),

@@ -12,8 +12,9 @@ import pytest
 
 from edge.errors import DeviceError
 from edge.latency import LatencySettings
+from edge.spec import Variant
 from targets import bench as module
-from targets.bench import Candidate, Place, bench, published_figure
+from targets.bench import Candidate, Place, artifact_record, bench, published_figure
 from targets.device_session import TimedRun
 from targets.device_state import CoolDown, DeviceState
 from targets.fake import FakeTransport
@@ -21,6 +22,7 @@ from targets.prepared import Preparation
 from targets.profile import load_profile
 from targets.readings import DeviceInfo, StatePoint
 from targets.result import (
+    AccuracyFigure,
     ArtifactRecord,
     BatteryRecord,
     ColdStart,
@@ -29,6 +31,7 @@ from targets.result import (
     RunResult,
     read_runs,
 )
+from tests.test_edge_artifact import make_artifact
 
 MS = 1_000_000
 CLOCKS = {f"cpu{core}": 2_419_200 for core in range(4, 8)}
@@ -288,6 +291,23 @@ def test_cooling_down(tmp_path: Path, device: dict[str, Any]) -> None:
     assert "cool down" not in device["events"]
     assert all(one.emulated and not one.comparable for one in runs)
     assert runs[0].verdict == "emulated: not a latency"
+
+
+def test_an_fp32_artifact_has_the_accuracy_of_its_source(tmp_path: Path) -> None:
+    """Measured by a quantised one beside it, of the same source file."""
+    measured = {"metric": "AP", "value": 0.7, "reference": 0.71, "loss_points": 1.0}
+    int8, fp32, fp16, other = (
+        replace(
+            make_artifact(tmp_path / name), variant=Variant.parse(name), source={"sha256": source}
+        )
+        for name, source in (
+            ("onnx-int8", "a"), ("openvino-fp32", "a"), ("ncnn-fp16", "a"), ("onnx-fp32", "b"),
+        )
+    )  # fmt: skip
+    int8 = replace(int8, accuracy=measured)
+    every = [int8, fp32, fp16, other]
+    figures = [artifact_record(one, every).accuracy for one in every]
+    assert figures == [AccuracyFigure("AP", 0.7, 1.0), AccuracyFigure("AP", 0.71, 0.0), None, None]
 
 
 @pytest.mark.usefixtures("device")

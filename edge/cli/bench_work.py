@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from targets.bench import Candidate, Place
     from targets.device_session import DeviceSession, TimedRun
     from targets.native import NativePrecision
-    from targets.result import ParityRecord
+    from targets.result import ArtifactRecord, ParityRecord
     from targets.trtexec_session import TrtexecSession
 
 __all__ = ["BenchWork", "say"]
@@ -55,6 +55,8 @@ class BenchWork:
 
     def candidates(self, artifacts: Sequence[Artifact]) -> list[Candidate]:
         """All that is to be timed, on the device and compared."""
+        from targets.bench import artifact_record
+
         found: list[_Found] = []
         for artifact in artifacts:
             name = f"{artifact.spec.name} as {artifact.variant}"
@@ -63,7 +65,8 @@ class BenchWork:
                     say(f"{name}: answers on {self.place.info.name}")
                     session = opener(artifact)
                     self.stack.callback(session.close)
-                    candidate = self._candidate(artifact, session, label)
+                    record = artifact_record(artifact, artifacts)
+                    candidate = self._candidate(artifact, record, session, label)
                     found.append(_Found(artifact, session, candidate))
                 except DeviceError as error:
                     # Where the device is gone, no other artifact survives it.
@@ -72,8 +75,8 @@ class BenchWork:
                     except DeviceError:
                         raise error from None
                     self.failures.append(f"{name}: {error}")
-        if self.arguments.pipeline and not self.failures:
-            return [self._pipeline(found)]
+        if self.arguments.pipeline:
+            return [] if self.failures else [self._pipeline(found)]
         return [one.candidate for one in found]
 
     def _openers(self, artifact: Artifact) -> dict[str, Callable[[Artifact], DeviceSession]]:
@@ -87,11 +90,12 @@ class BenchWork:
         more = {"python": self._python} if self.arguments.python else {}
         return {"": own[artifact.variant.format], **more}
 
-    def _candidate(self, artifact: Artifact, session: DeviceSession, label: str) -> Candidate:
-        from targets.bench import Candidate, artifact_record, published_figure
+    def _candidate(
+        self, artifact: Artifact, record: ArtifactRecord, session: DeviceSession, label: str
+    ) -> Candidate:
+        from targets.bench import Candidate, published_figure
 
         feeds = _whole_batch(artifact, self.images.feeds(artifact.spec)[0].feeds)
-        record = artifact_record(artifact)
         return Candidate(
             record=record,
             measure=lambda settings: session.measure(feeds, settings),
