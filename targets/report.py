@@ -65,10 +65,13 @@ class Group:
         return self.p50_ms / published.latency_ms if self.p50_ms and published else None
 
     def middle(self, value: Callable[[RunResult], float | None]) -> float | None:
-        """Median of a figure over the runs that count; where none does, over all of them."""
+        """Median of a figure over the runs that count; where none does, over all of them.
+
+        None where one of them lacks it: a p99 of some could lie below the p90 of all.
+        """
         values = [value(run) for run in self.used or self.runs]
         known = [value for value in values if value is not None]
-        return statistics.median(known) if known else None
+        return statistics.median(known) if known and len(known) == len(values) else None
 
     @property
     def verdict(self) -> str:

@@ -6,7 +6,6 @@ Only what counts is shown here: no invalid run and no emulated one.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from html import escape
 
@@ -56,9 +55,7 @@ def at_a_glance(groups: Sequence[Group]) -> str:
 
 
 def _median(group: Group, name: str) -> float | None:
-    values = [getattr(run.summary, name) for run in group.used]
-    known = [value for value in values if value is not None]
-    return statistics.median(known) if known else None
+    return group.middle(lambda run: getattr(run.summary, name)) if group.used else None
 
 
 def _glance_row(group: Group, at: Callable[[float], str], grid: str) -> str:

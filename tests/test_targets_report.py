@@ -223,3 +223,12 @@ def test_a_change_that_may_be_chance_says_so() -> None:
     assert "may be chance" in text
     quiet = comparison_text(compare_runs(old, old))
     assert "is not ruled out" in quiet
+
+
+def test_a_percentile_that_some_repeats_lack_is_of_none() -> None:
+    """The p99 of the long ones alone could lie below the p90 of all."""
+    runs = [phone_run(1, count=1000), phone_run(2, count=100), phone_run(3, count=100)]
+    (row,) = cells(text_report(runs), "target")
+    assert (row["runs"], row["verdict"]) == ("3", "valid")
+    assert row["p90 ms"] != "too few"
+    assert row["p99 ms"] == "too few"
