@@ -64,7 +64,7 @@ class InferenceSession:
 
     def run(self, names, feeds):
         self.calls += 1
-        print("running", flush=True)
+        print("it computes", flush=True)
         if MODE == "killed" and self.calls > 2:
             os.kill(os.getpid(), 9)
         batch = len(next(iter(feeds.values())))

@@ -126,7 +126,7 @@ def test_nothing_else_gets_to_stdout(artifact: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     assert json.loads(line)["engine"] == "onnxruntime 0.of-the-test"
-    for text in (b"written to the descriptor", b"printed", b"held back by C", b"running"):
+    for text in (b"written to the descriptor", b"printed", b"held back by C", b"it computes"):
         assert text in done.stderr
         assert text not in done.stdout
 
@@ -192,12 +192,15 @@ def test_bad_input(artifact: Path, tmp_path: Path, capsys: Capture) -> None:
         ("60 s or more without pauses", "--mode", "sustained", "--min-seconds", "1"),
         ("min_count must be at least 1", "--min-count", "0"),
         ("is below min_duration_s", "--min-seconds", "9", "--max-seconds", "8"),
-        ("a CPU mask is hexadecimal", "--cpu-mask", "big"),
         ("fp32, fp16 or bf16", "--inference-precision", "fp16-storage"),
         ("does not compute in bf16", "--inference-precision", "bf16"),
     ):
         line = fails(capsys, artifact, "--json", *options)
         assert words in line, line
+    with pytest.raises(SystemExit) as usage:
+        main(["bench", str(artifact), "--cpu-mask", "0xf0"])
+    assert usage.value.code == 2
+    assert "'0xf0' is no mask of CPUs in hexadecimal, like f0" in capsys.readouterr().err
     assert "no such file" in fails(capsys, tmp_path / "nothing")
     assert "name one ARTIFACT" in fails(capsys)
     assert not (tmp_path / "out").exists()
