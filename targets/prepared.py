@@ -111,10 +111,12 @@ def check_idle(transport: Transport) -> None:
     """
     if transport.kind == "local":
         return
-    # As a pattern the folder does not find the shell that looks for it.
-    pattern = f"[/]{transport.work_dir[1:]}/"
+    # As a pattern the folder does not find the shell that looks for it. What runs a program may
+    # keep files of its own there: only what is run from it or on it counts.
+    pattern = "[/]" + re.sub(r"([.*$^\[\]\\])", r"\\\1", transport.work_dir[1:])
     script = (
-        'for f in $(grep -l -e "$1" /proc/[0-9]*/cmdline 2>/dev/null); do '
+        'for f in $(grep -l -e "$1/runner/" -e "$1/python/" -e "$1/engines/" '
+        "/proc/[0-9]*/cmdline 2>/dev/null); do "
         'd=${f%/cmdline}; [ -O "$d" ] && [ -e "$d/exe" ] && echo "${d#/proc/}"; done; true'
     )
     pids = _run(transport, ("sh", "-c", script, "sh", pattern)).stdout.decode().split()
