@@ -1,6 +1,6 @@
 # Names for commands; the logic is in `edge` and .ci/. `make help` explains.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-torch setup-onnx2tf setup-runner convert devices bench report run eval sensitivity verify info zoo fetch \
+.PHONY: help setup setup-torch setup-onnx2tf setup-runner convert devices bench report assets run eval sensitivity verify info zoo fetch \
   export bench-runtime bench-variants bench-harness train-demo lint test test-slow lock clean
 
 TARGET ?= android
@@ -61,6 +61,9 @@ bench: .venv/.ready ## latency of TARGET's variants on the device itself: adb, s
 
 report: .venv/.ready ## what was measured, as a table and as a page
 	@$(EDGE) report $(OUT)/results --html $(OUT)/report.html
+
+assets: .venv/.ready ## what an Android app ships, from the converted models: models, .aar, C++ header, example
+	@$(EDGE) assets --target $(TARGET) --build $(OUT) $(ARGS)
 
 zoo: .venv/.ready ## list the models that have a name
 	@$(EDGE) zoo list

@@ -21,12 +21,17 @@ from edge.spec import KeypointSet
 if TYPE_CHECKING:
     from edge.pipeline import Pose
 
-__all__ = ["draw_poses", "find_images", "read_image", "write_image"]
+__all__ = ["draw_poses", "find_images", "import_opencv", "read_image", "write_image"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 # Left limbs, right limbs, the middle: BGR.
 _LEFT, _RIGHT, _MIDDLE, _BOX = (0, 170, 255), (255, 120, 30), (80, 220, 80), (230, 230, 230)
+# Boxes of people who have a number, in turn.
+_NUMBERED = (
+    *((60, 76, 231), (219, 152, 52), (113, 204, 46), (15, 196, 241)),
+    *((182, 89, 155), (156, 188, 26), (34, 126, 230), (190, 190, 190)),
+)
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:
@@ -50,7 +55,7 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
 
 def read_image(path: Path) -> npt.NDArray[np.uint8]:
     """An image file as (H, W, 3) uint8 BGR, turned upright by its EXIF tag; or ImageError."""
-    cv2 = _cv2()
+    cv2 = import_opencv()
     try:
         data = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
@@ -66,7 +71,7 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
 
 def write_image(path: Path, image_bgr: npt.NDArray[np.uint8]) -> None:
     """Write an image by a temporary name; the suffix decides the format."""
-    cv2 = _cv2()
+    cv2 = import_opencv()
     done, data = cv2.imencode(path.suffix, image_bgr)
     if not done:
         raise ImageError(f"{path}: cannot be encoded as {path.suffix}")
@@ -89,19 +94,24 @@ def draw_poses(
     keypoints: KeypointSet,
     score_threshold: float,
 ) -> npt.NDArray[np.uint8]:
-    """A copy of an image with boxes, limbs and keypoints of a score at the threshold or above."""
-    cv2 = _cv2()
+    """A copy of an image with boxes, limbs and keypoints of a score at the threshold or above.
+
+    A tracked person's box has the number and a colour by it, another's the score.
+    """
+    cv2 = import_opencv()
     drawn = image_bgr.copy()
     height, width = drawn.shape[:2]
     thickness = max(1, round(min(height, width) / 240))
     shift, one = 3, 8  # coordinates in eighths of a pixel
     for pose in poses:
         x1, y1, x2, y2 = (round(float(v)) for v in pose.box_xyxy)
-        cv2.rectangle(drawn, (x1, y1), (x2, y2), _BOX, thickness)
-        if pose.box_score < 1:
-            label = f"{pose.box_score:.2f}"
+        number = pose.track_id
+        frame = _BOX if number is None else _NUMBERED[number % len(_NUMBERED)]
+        cv2.rectangle(drawn, (x1, y1), (x2, y2), frame, thickness)
+        if number is not None or pose.box_score < 1:
+            label = f"{pose.box_score:.2f}" if number is None else str(number)
             at = (x1 + 2, max(y1 - 4, 12))
-            for color, extra in (((0, 0, 0), 2), (_BOX, 0)):
+            for color, extra in (((0, 0, 0), 2), (frame, 0)):
                 cv2.putText(
                     drawn, label, at, cv2.FONT_HERSHEY_SIMPLEX, 0.45, color, 1 + extra, cv2.LINE_AA
                 )
@@ -128,5 +138,6 @@ def _side_color(*names: str) -> tuple[int, int, int]:
     return _MIDDLE
 
 
-def _cv2() -> Any:
+def import_opencv() -> Any:
+    """OpenCV, or EngineMissingError that names the extra to install."""
     return import_engine("cv2", "image")

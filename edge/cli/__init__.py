@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import edge
 from edge.cli import (
     arm,
+    assets,
     bench,
     compare,
     device,
@@ -25,6 +26,7 @@ from edge.cli import (
     models,
     options,
     report,
+    run,
     sensitivity,
 )
 from edge.errors import EdgeError
@@ -104,23 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("--json", action="store_true", help="print the table as JSON")
 
-    run = command("run", device.run, "Find people in pictures: draws them and writes keypoints.")
-    run.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="picture or folder")
-    run.add_argument("--model", required=True, help="artifact folder, or as for convert")
-    run.add_argument("--detector", help="likewise; without one the whole picture is one box")
-    run.add_argument("--out", type=Path, required=True, metavar="DIR")
-    run.add_argument("--score", type=float, default=0.3, help="least box score (default: 0.3)")
-    run.add_argument(
-        "--keypoint-score", type=float, default=0.3, help="least score to draw (default: 0.3)"
-    )
-    run.add_argument(
-        "--json", action="store_true", help="COCO results, to stdout and DIR/coco_results.json"
-    )
-    _add_engine(run)
-
+    run.add_run(command, _add_engine)
     bench.add_bench(command)
     devices.add_devices(command)
     report.add_report(command)
+    assets.add_assets(command)
 
     verify = command("verify", host.verify, "Repeat the parity check of an artifact.")
     verify.add_argument("artifact", type=Path)

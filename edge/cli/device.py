@@ -4,19 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edge.artifact import Artifact, load_artifact
-from edge.detector import Detector
-from edge.errors import ImageError, SpecError
-from edge.onestage import OneStage
-from edge.pipeline import Pipeline, Pose
-from edge.pose import PoseEstimator
 from edge.session import (
     EngineSettings,
     InferencePrecision,
@@ -37,105 +28,6 @@ def _open(text: str, arguments: argparse.Namespace) -> Session:
     from edge.cli.host import open_onnx
 
     return open_onnx(text, EngineSettings(arguments.threads, precision or "fp32"))
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Run a model, or a detector and a pose model, on pictures."""
-    from edge.picture import draw_poses, find_images, read_image, write_bytes, write_image
-
-    paths = find_images(arguments.images)
-    names = [path.name for path in paths]
-    for path in paths:
-        if names.count(path.name) > 1:
-            raise ImageError(f"two pictures are called {path.name}; run them into two folders")
-        if (arguments.out / path.name).resolve() == path.resolve():
-            raise ImageError(f"{path}: --out would overwrite it; choose another folder")
-    with ExitStack() as stack:
-        session = stack.enter_context(_open(arguments.model, arguments))
-        find_poses: Pipeline | OneStage
-        if session.spec.task == "one-stage":
-            if arguments.detector:
-                raise SpecError(
-                    f"{session.spec.name} is a one-stage model and finds the people itself: "
-                    "leave --detector out"
-                )
-            find_poses = OneStage(session, score_threshold=arguments.score)
-        else:
-            pose, detector = PoseEstimator(session), None
-            if arguments.detector:
-                finder = stack.enter_context(_open(arguments.detector, arguments))
-                detector = Detector(finder, score_threshold=arguments.score, label=0)
-            find_poses = Pipeline(pose, detector)
-        for path in paths:
-            # All are looked at before the first is written: a damaged one among a thousand should
-            # not be found after an hour.
-            read_image(path)
-        keypoints = session.spec.keypoints
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        pictures, results = [], []
-        for index, path in enumerate(paths):
-            image = read_image(path)
-            try:
-                poses = find_poses(image)
-            except ImageError as error:
-                raise ImageError(f"{path}: {error}") from None
-            drawn = draw_poses(image, poses, keypoints, arguments.keypoint_score)
-            write_image(arguments.out / path.name, drawn)
-            pictures.append(_picture_json(path, image, poses, keypoints.keypoints))
-            image_id = int(path.stem) if path.stem.isdigit() else index + 1
-            # mmpose ranks a one-stage model's people by the box alone.
-            alone = session.spec.task == "one-stage"
-            results += [
-                _coco_result(image_id, one, one.box_score if alone else one.score) for one in poses
-            ]
-            if not arguments.json:
-                people = "1 person" if len(poses) == 1 else f"{len(poses)} people"
-                print(f"{path}: {people} -> {arguments.out / path.name}")
-    text = json.dumps({"keypoint_set": keypoints.name, "pictures": pictures}, indent=1)
-    write_bytes(arguments.out / "poses.json", text.encode())
-    if arguments.json:
-        write_bytes(arguments.out / "coco_results.json", json.dumps(results).encode())
-        print(json.dumps(results))
-    else:
-        print(f"keypoints -> {arguments.out / 'poses.json'}")
-    return 0
-
-
-def _picture_json(
-    path: Path, image: np.ndarray[Any, Any], poses: Sequence[Pose], names: Sequence[str]
-) -> dict[str, Any]:
-    return {
-        "file": path.name,
-        "height_px": image.shape[0],
-        "width_px": image.shape[1],
-        "people": [
-            {
-                "box_xyxy": _rounded(pose.box_xyxy, 2),
-                "box_score": round(pose.box_score, 4),
-                "keypoints": {
-                    name: [*_rounded(point[:2], 2), *_rounded(point[2:], 4)]
-                    for name, point in zip(names, pose.keypoints, strict=True)
-                },
-            }
-            for pose in poses
-        ],
-    }
-
-
-def _coco_result(image_id: int, pose: Pose, score: float) -> dict[str, Any]:
-    """One entry of COCO's results format."""
-    x1, y1, x2, y2 = pose.box_xyxy
-    return {
-        "image_id": image_id,
-        "category_id": 1,
-        "bbox": _rounded(np.array([x1, y1, x2 - x1, y2 - y1]), 2),
-        "keypoints": _rounded(pose.keypoints.reshape(-1), 4),
-        "score": round(score, 4),
-    }
-
-
-def _rounded(values: np.ndarray[Any, Any], digits: int) -> list[float]:
-    return [round(float(value), digits) for value in values]
 
 
 def info(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,365 @@
+"""`edge run`: people in pictures, videos and what a camera sees, drawn and written."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.cli.device import _open
+from edge.cli.options import count
+from edge.cli.run_results import JsonFile, Progress, coco_result, interruptible, people_json
+from edge.detector import Detector
+from edge.errors import ImageError, SpecError
+from edge.frames import Source, VideoReader, check_video, find_sources
+from edge.keypoints import KeypointSet
+from edge.onestage import OneStage
+from edge.picture import draw_poses, import_opencv, read_image, write_image
+from edge.pipeline import Pipeline, Pose
+from edge.pose import PoseEstimator
+from edge.session import Session
+from edge.tracker import PoseTracker, TrackerParams
+from edge.video import VideoFile, Window
+
+__all__ = ["add_run", "run"]
+
+Image = npt.NDArray[np.uint8]
+FindPeople = Callable[[Image], list[Pose]]
+
+_TEXT = "Find people in pictures, videos and a camera: draws them and writes keypoints."
+
+
+def add_run(command: Any, add_engine: Callable[[Any], None]) -> None:
+    """Add the command to a parser's commands."""
+    parser = command("run", run, _TEXT)
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="picture, video, folder of these, glob in quotes, camera number or address",
+    )
+    parser.add_argument("--model", required=True, help="artifact folder, or as for convert")
+    parser.add_argument("--detector", help="likewise; without one the whole picture is one box")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="needed but with --show")
+    parser.add_argument("--show", action="store_true", help="on the screen as well; q ends it")
+    parser.add_argument(
+        "--score", type=float, default=0.3, help="least score of a detected box (default: 0.3)"
+    )
+    parser.add_argument(
+        "--keypoint-score",
+        type=float,
+        default=0.3,
+        help="least score of a keypoint to be drawn, and to count in tracking (default: 0.3)",
+    )
+    parser.add_argument(
+        "--interval",
+        type=count,
+        default=1,
+        metavar="N",
+        help="detect in every N-th frame of a video, in between follow the keypoints (default: 1)",
+    )
+    parser.add_argument(
+        "--track",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="number people and smooth their movement (default: in videos, not in pictures)",
+    )
+    parser.add_argument(
+        "--tracker",
+        choices=["corrected", "sdk"],
+        help="as mmdeploy's SDK does it, bug for bug, or corrected (default: corrected)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="COCO results, to stdout and DIR/coco_results.json"
+    )
+    add_engine(parser)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all pictures and videos of one run share.
+
+    ``find_people(follow)`` gives a function from image to poses, for one video each; ``results``
+    and ``coco`` are the files that are wanted.
+    """
+
+    arguments: argparse.Namespace
+    keypoints: KeypointSet
+    by_box: bool
+    find_people: Callable[[bool], FindPeople]
+    window: Window | None
+    results: JsonFile | None
+    coco: JsonFile | None
+    stopped: Callable[[], bool]
+
+    def write(self, image_id: int, record: dict[str, Any], image: Image, found: list[Pose]) -> None:
+        """One picture's or frame's entries in the JSON files."""
+        height, width = image.shape[:2]
+        if self.results:
+            size = {"height_px": height, "width_px": width}
+            people = people_json(found, self.keypoints.keypoints)
+            self.results.add({"image_id": image_id, **record, **size, "people": people})
+        if self.coco:
+            for pose in found:
+                self.coco.add(coco_result(image_id, pose, by_box=self.by_box))
+
+    def draw(self, image: Image, found: list[Pose]) -> Image:
+        """The picture with the people in it."""
+        return draw_poses(image, found, self.keypoints, self.arguments.keypoint_score)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run a one-stage model, or a detector and a pose model, on all inputs."""
+    if arguments.out is None and (arguments.json or not arguments.show):
+        raise SpecError("give --out DIR for what is found; with --show alone nothing is written")
+    sources = find_sources(arguments.inputs)
+    outputs = _outputs(sources, arguments.out)
+    with ExitStack() as stack:
+        session = stack.enter_context(_open(arguments.model, arguments))
+        finder = _detector_session(arguments, session, stack)
+        import_opencv()
+        _check_following(arguments, session, sources)
+        stream = _look(sources, stack)
+        window = stack.enter_context(Window("edge run")) if arguments.show else None
+        # Left last: an interruption while the files get their names waits for them.
+        stopped = stack.enter_context(interruptible())
+        results = coco = None
+        if arguments.out:
+            arguments.out.mkdir(parents=True, exist_ok=True)
+            head = f'{{"keypoint_set": {json.dumps(session.spec.keypoints.name)}, "pictures": ['
+            results = stack.enter_context(JsonFile(arguments.out / "poses.json", head, "\n]}\n"))
+        if arguments.json:
+            coco = stack.enter_context(JsonFile(arguments.out / "coco_results.json", "[", "\n]\n"))
+        job = _Job(
+            arguments,
+            session.spec.keypoints,
+            session.spec.task == "one-stage",
+            lambda follow: _find_people(arguments, session, finder, follow=follow),
+            window,
+            results,
+            coco,
+            stopped,
+        )
+        _all(job, sources, outputs, stream)
+    if arguments.json:
+        with (arguments.out / "coco_results.json").open(encoding="utf-8") as file:
+            shutil.copyfileobj(file, sys.stdout)
+    elif arguments.out:
+        print(f"keypoints -> {arguments.out / 'poses.json'}")
+    if stopped():
+        whole = "all that was done by then is written" if arguments.out else "nothing is written"
+        print(f"edge: interrupted; {whole}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _look(sources: Sequence[Source], stack: ExitStack) -> VideoReader | None:
+    """Look at all inputs before the first is done; the open stream, if one is among them.
+
+    A damaged picture among a thousand should not be found after an hour.
+    """
+    for source in sources:
+        if source.kind == "picture":
+            read_image(Path(source.text))
+        elif source.kind == "video":
+            check_video(source)
+        else:
+            return stack.enter_context(VideoReader(source))
+    return None
+
+
+def _outputs(sources: Sequence[Source], out: Path | None) -> list[Path | None]:
+    """Where each input's picture or video goes; ImageError where two collide."""
+    if len(sources) > 1 and any(source.kind == "stream" for source in sources):
+        raise ImageError("a camera or address may have no end: give it alone")
+    if out is None:
+        return [None] * len(sources)
+    outputs: list[Path | None] = []
+    names: set[str] = set()
+    for source in sources:
+        picture = source.kind == "picture"
+        path = out / (Path(source.text).name if picture else f"{source.stem}.mp4")
+        if path.name in names:
+            what = f"two pictures are called {path.name}" if picture else f"two make {path.name}"
+            raise ImageError(f"{what}; run them into two folders")
+        if source.kind != "stream" and path.resolve() == Path(source.text).resolve():
+            raise ImageError(f"{source.text}: --out would overwrite it; choose another folder")
+        names.add(path.name)
+        outputs.append(path)
+    return outputs
+
+
+def _detector_session(
+    arguments: argparse.Namespace, session: Session, stack: ExitStack
+) -> Session | None:
+    if not arguments.detector:
+        return None
+    if session.spec.task == "one-stage":
+        raise SpecError(
+            f"{session.spec.name} is a one-stage model and finds the people itself: "
+            "leave --detector out"
+        )
+    return stack.enter_context(_open(arguments.detector, arguments))
+
+
+def _check_following(
+    arguments: argparse.Namespace, session: Session, sources: Sequence[Source]
+) -> None:
+    """SpecError for what is asked of tracking and cannot be; nothing is left out silently."""
+    one_stage = session.spec.task == "one-stage"
+    follow = arguments.track
+    if follow is None:
+        follow = any(source.kind != "picture" for source in sources)
+    if arguments.track and not (arguments.detector or one_stage):
+        raise SpecError("--track needs a --detector, or a one-stage model as --model")
+    if arguments.tracker and not (follow and (arguments.detector or one_stage)):
+        raise SpecError(
+            "--tracker says how people are followed, and here they are not: add --track and a "
+            "--detector, or leave it out"
+        )
+    if arguments.interval > 1:
+        if one_stage:
+            raise SpecError(
+                f"{session.spec.name} is a one-stage model and looks for people in every frame: "
+                "leave --interval out"
+            )
+        if not arguments.detector:
+            raise SpecError("--interval is that of a detector: add --detector, or leave it out")
+        if not follow and all(source.kind == "picture" for source in sources):
+            raise SpecError(
+                "--interval is for videos; if these pictures are the frames of one, add --track"
+            )
+
+
+def _find_people(
+    arguments: argparse.Namespace, session: Session, finder: Session | None, *, follow: bool
+) -> FindPeople:
+    """Image in, poses out, with a memory of its own where the frames of a video follow."""
+    one_stage = session.spec.task == "one-stage"
+    tracker = None
+    if follow and arguments.track is not False and (finder or one_stage):
+        params = TrackerParams(
+            det_interval=arguments.interval,
+            det_thr=arguments.score,
+            pose_kpt_thr=arguments.keypoint_score,
+            keypoint_sigmas=session.spec.keypoints.sigmas,
+        )
+        tracker = PoseTracker(params, mode=arguments.tracker or "corrected")
+    if one_stage:
+        return OneStage(session, score_threshold=arguments.score, tracker=tracker)
+    pose = PoseEstimator(session)
+    if finder is None:
+        return Pipeline(pose)
+    detector = Detector(finder, score_threshold=arguments.score, label=0)
+    interval = arguments.interval if follow and tracker is None else 1
+    return Pipeline(pose, detector, det_interval=interval, tracker=tracker)
+
+
+def _all(
+    job: _Job,
+    sources: Sequence[Source],
+    outputs: Sequence[Path | None],
+    stream: VideoReader | None,
+) -> None:
+    """All inputs one after the other, until the last one or somebody ends it."""
+    find_people = job.find_people(job.arguments.track is True)
+    stems = [Path(source.text).stem for source in sources if source.kind == "picture"]
+    # COCO's file names are its image ids; otherwise pictures and frames are counted from 1.
+    named = all(stem.isdigit() for stem in stems) and len({int(s) for s in stems}) == len(sources)
+    next_id = 1
+    progress = Progress("pictures", len(sources))
+    for source, output in zip(sources, outputs, strict=True):
+        if source.kind == "picture":
+            image_id = int(Path(source.text).stem) if named else next_id
+            went_on, seen = _picture(job, source, output, find_people, image_id), 1
+            if job.arguments.json:
+                progress.step()
+        else:
+            progress.end()
+            with stream or VideoReader(source) as reader:
+                went_on, seen = _video(job, reader, output, next_id)
+        next_id += seen
+        if not went_on:
+            break
+    progress.end()
+
+
+def _picture(
+    job: _Job, source: Source, output: Path | None, find_people: FindPeople, image_id: int
+) -> bool:
+    image = read_image(Path(source.text))
+    try:
+        found = find_people(image)
+    except ImageError as error:
+        raise ImageError(f"{source.text}: {error}") from None
+    drawn = job.draw(image, found)
+    if output:
+        write_image(output, drawn)
+    job.write(image_id, {"file": Path(source.text).name}, image, found)
+    if not job.arguments.json:
+        people = "1 person" if len(found) == 1 else f"{len(found)} people"
+        print(f"{source.text}: {people}" + (f" -> {output}" if output else ""))
+    while job.window and not job.stopped():
+        answer = job.window.show(drawn)
+        if answer != "none":
+            return answer != "quit"
+    return not job.stopped()
+
+
+def _video(job: _Job, reader: VideoReader, output: Path | None, first_id: int) -> tuple[bool, int]:
+    """Whether to go on with the next, and the number of frames that were done."""
+    text = reader.source.text
+    find_people = job.find_people(True)
+    progress = Progress(text, reader.frame_count)
+    began = time.perf_counter()
+    most, tracked, went_on = 0, 0, True
+    with ExitStack() as stack:
+        file = stack.enter_context(VideoFile(output, reader.fps)) if output else None
+        stack.callback(progress.end)
+        for image, at_s in reader:
+            if reader.live:
+                at_s = time.perf_counter() - began
+            try:
+                found = find_people(image)
+            except ImageError as error:
+                raise ImageError(f"{text}, frame {progress.count}: {error}") from None
+            drawn = job.draw(image, found)
+            if file:
+                file.write(drawn)
+                # Of a camera faster than the models: its video keeps the time by standing still.
+                while reader.live and file.frame_count < at_s * reader.fps:
+                    file.write(drawn)
+            record = {"file": Path(text).name, "frame": progress.count, "time_s": round(at_s, 4)}
+            job.write(first_id + progress.count, record, image, found)
+            most = max(most, len(found))
+            # Numbers are given from 0 on, and none is left out.
+            numbers = [pose.track_id for pose in found if pose.track_id is not None]
+            tracked = max([tracked, *(number + 1 for number in numbers)])
+            progress.step()
+            went_on = not job.stopped()
+            if job.window and job.window.show(drawn) == "quit":
+                went_on = False
+            if not went_on:
+                break
+    if went_on and not progress.count:
+        raise ImageError(f"{text}: it was opened, but no frame came; is another program using it?")
+    speed = f"{progress.count} frames, {progress.frames_per_second:.1f} frames/s"
+    people = f"{tracked} people followed" if tracked else f"at most {most} people at once"
+    if not job.arguments.json:
+        print(f"{text}: {speed}, {people}" + (f" -> {output}" if output else ""))
+    if went_on and reader.breaks_off:
+        missing = f"after {reader.read_count} of its {reader.frame_count} frames"
+        print(f"edge: {text}: breaks off {missing}; these are done", file=sys.stderr)
+    if went_on and reader.live:
+        print(f"edge: {text}: no more frames came", file=sys.stderr)
+    return went_on, progress.count

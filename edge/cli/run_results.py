@@ -1,0 +1,179 @@
+"""What `edge run` says of its pictures and frames: JSON written as it goes, and its progress."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+import numpy as np
+
+from edge.pipeline import Pose
+
+__all__ = ["JsonFile", "Progress", "coco_result", "interruptible", "people_json"]
+
+
+class JsonFile:
+    """A JSON file with one long list, written item by item; whole under its name, or not there."""
+
+    def __init__(self, path: Path, head: str, tail: str) -> None:
+        self.path = path
+        self._tail = tail
+        self._separator = "\n"
+        self._private = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._file = self._private.open("w", encoding="utf-8")
+        self._file.write(head)
+
+    def add(self, item: dict[str, Any]) -> None:
+        """Append an item, on a line of its own."""
+        self._file.write(self._separator + json.dumps(item))
+        self._separator = ",\n"
+
+    def __enter__(self) -> JsonFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None:
+        try:
+            if kind is None:
+                self._file.write(self._tail)
+            self._file.close()
+            if kind is None:
+                self._private.replace(self.path)
+        finally:
+            self._private.unlink(missing_ok=True)
+
+
+def people_json(poses: Sequence[Pose], names: Sequence[str]) -> list[dict[str, Any]]:
+    """The people of one picture; keypoints by name, as x, y, score."""
+    people = []
+    for pose in poses:
+        person: dict[str, Any] = {} if pose.track_id is None else {"track_id": pose.track_id}
+        person["box_xyxy"] = _rounded(pose.box_xyxy, 2)
+        person["box_score"] = round(pose.box_score, 4)
+        person["keypoints"] = {
+            name: [*_rounded(point[:2], 2), *_rounded(point[2:], 4)]
+            for name, point in zip(names, pose.keypoints, strict=True)
+        }
+        people.append(person)
+    return people
+
+
+def coco_result(image_id: int, pose: Pose, *, by_box: bool) -> dict[str, Any]:
+    """One entry of COCO's results format, with the track's number where there is one.
+
+    ``by_box``: an untracked person's score is the box's alone, as mmpose ranks the people of a
+    one-stage model.
+    """
+    x1, y1, x2, y2 = pose.box_xyxy
+    alone = by_box and pose.track_id is None
+    result = {
+        "image_id": image_id,
+        "category_id": 1,
+        "bbox": _rounded(np.array([x1, y1, x2 - x1, y2 - y1]), 2),
+        "keypoints": _rounded(pose.keypoints.reshape(-1), 4),
+        "score": round(pose.box_score if alone else pose.score, 4),
+    }
+    return result if pose.track_id is None else result | {"track_id": pose.track_id}
+
+
+def _rounded(values: np.ndarray[Any, Any], digits: int) -> list[float]:
+    return [round(float(value), digits) for value in values]
+
+
+class Progress:
+    """How far it is, how fast and how long it will take; on a terminal in one line, redrawn.
+
+    Elsewhere a line every ten seconds. ``total`` is None where nobody knows it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        total: int | None,
+        *,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.count = 0
+        self._name = name
+        self._total = total
+        self._stream = stream or sys.stderr
+        self._clock = clock
+        self._on_terminal = self._stream.isatty()
+        self._start = self._told = clock()
+        self._drawn = False
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frames done by the seconds since the start; 0 before the first."""
+        elapsed = self._clock() - self._start
+        return self.count / elapsed if elapsed > 0 else 0.0
+
+    def step(self) -> None:
+        """One frame more is done."""
+        self.count += 1
+        now = self._clock()
+        if now - self._told < (0.2 if self._on_terminal else 10):
+            return
+        self._told, self._drawn = now, True
+        end = "" if self._on_terminal else "\n"
+        start = "\r\x1b[K" if self._on_terminal else ""
+        self._stream.write(start + self._text() + end)
+        self._stream.flush()
+
+    def end(self) -> None:
+        """Take the redrawn line away; what comes next starts at the left."""
+        if self._drawn and self._on_terminal:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+    def _text(self) -> str:
+        speed = self.frames_per_second
+        done = f"{self.count} frames" if self._total is None else f"{self.count}/{self._total}"
+        text = f"{self._name}: {done}, {speed:.1f} frames/s"
+        if self._total is None or not speed:
+            return text
+        left_s = max(0, round((self._total - self.count) / speed))
+        minutes, seconds = divmod(left_s, 60)
+        hours, minutes = divmod(minutes, 60)
+        clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+        return f"{text}, {clock} left"
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C or an end from outside was asked for; the frame at work is finished first.
+
+    A second one ends at once, as without this.
+    """
+    asked: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def ask(number: int, frame: object) -> None:
+        del frame
+        asked.append(number)
+        if len(asked) > 1:
+            raise KeyboardInterrupt
+
+    for number in map(int, (signal.SIGINT, signal.SIGTERM)):
+        # What was started in the background by a script is deaf to Ctrl-C, and stays so.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            previous[number] = signal.signal(number, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
