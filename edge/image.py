@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from edge.errors import ImageError
 
-__all__ = ["Normalization", "Placement", "center_letterbox", "crop", "letterbox"]
+__all__ = ["Normalization", "Placement", "center_letterbox", "check_image", "crop", "letterbox"]
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
@@ -71,7 +71,7 @@ def letterbox(
     axis on the way back. ``image`` is (h, w, 3) uint8; returns (3, H, W) float32, which is ``out``
     where that is given, and the placement. Raises ImageError for anything else.
     """
-    _check_image(image)
+    check_image(image)
     height, width = input_hw
     rows, columns = image.shape[:2]
     scale = min(width / columns, height / rows)
@@ -109,7 +109,7 @@ def center_letterbox(
     (src - (w, h) / 2) + (W, H) / 2 on both axes, bilinear, ``pad_value`` outside of the image.
     Arguments and results are those of ``letterbox``.
     """
-    _check_image(image)
+    check_image(image)
     height, width = input_hw
     rows, columns = image.shape[:2]
     step = max(columns / width, rows / height)
@@ -136,7 +136,7 @@ def crop(
     float32, which is ``out`` where that is given, and the placement. Raises ImageError for anything
     else.
     """
-    _check_image(image)
+    check_image(image)
     x1, y1, x2, y2 = (float(value) for value in box_xyxy)
     if not all(math.isfinite(value) for value in (x1, y1, x2, y2)) or x2 <= x1 or y2 <= y1:
         raise ImageError(
@@ -351,7 +351,8 @@ def _buffer(name: str, shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
     return memory[:size].reshape(shape)
 
 
-def _check_image(image: Any) -> None:
+def check_image(image: Any) -> None:
+    """Raise ImageError unless this is a (h, w, 3) uint8 array with something in it."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         got = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
         raise ImageError(f"an image is a uint8 array, got {got}")

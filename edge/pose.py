@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,7 +14,13 @@ from edge.image import Placement, crop
 from edge.session import Array, Session
 from edge.spec import ModelSpec
 
-__all__ = ["PoseEstimator", "pose_feeds"]
+__all__ = ["PoseEstimator", "PoseFeeds", "pose_feeds"]
+
+# A spec, a BGR image and boxes (N, 4): the feeds (N, 3, H, W), and each one's way back.
+PoseFeeds = Callable[
+    [ModelSpec, npt.NDArray[np.uint8], npt.NDArray[np.float32]],
+    tuple[dict[str, Array], list[Placement]],
+]
 
 
 def pose_feeds(
@@ -38,12 +46,17 @@ def pose_feeds(
 
 
 class PoseEstimator:
-    """A top-down pose session with everything around it."""
+    """A top-down pose session with everything around it.
 
-    def __init__(self, session: Session) -> None:
+    ``find_feeds`` cuts the people out: as mmpose does, with which models are trained, or, to answer
+    as an app on mmdeploy's SDK does, ``edge.sdk_image.sdk_pose_feeds``.
+    """
+
+    def __init__(self, session: Session, *, find_feeds: PoseFeeds = pose_feeds) -> None:
         if session.spec.task != "pose":
             raise SpecError(f"{session.spec.name} is a {session.spec.task} model, no pose model")
         self.session = session
+        self.find_feeds = find_feeds
 
     def __call__(
         self, image_bgr: npt.NDArray[np.uint8], boxes_xyxy: npt.NDArray[np.float32]
@@ -57,7 +70,7 @@ class PoseEstimator:
         boxes_xyxy = np.asarray(boxes_xyxy, np.float32).reshape(-1, 4)
         if len(boxes_xyxy) == 0:
             return np.empty((0, len(spec.keypoints.keypoints), 3), np.float32)
-        feeds, placements = pose_feeds(spec, image_bgr, boxes_xyxy)
+        feeds, placements = self.find_feeds(spec, image_bgr, boxes_xyxy)
         decode = KEYPOINT_CODECS[spec.codec]
         (batch,) = feeds.values()
         size = self.session.max_batch or len(batch)

@@ -18,6 +18,7 @@ from edge.cli import (
     arm,
     assets,
     bench,
+    bundle,
     compare,
     device,
     devices,
@@ -111,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     devices.add_devices(command)
     report.add_report(command)
     assets.add_assets(command)
+    bundle.add_bundle(command)
 
     verify = command("verify", host.verify, "Repeat the parity check of an artifact.")
     verify.add_argument("artifact", type=Path)
