@@ -6,19 +6,18 @@ here. ``targets/runner/`` holds the runner itself.
 
 from __future__ import annotations
 
-import json
 import math
-import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from edge.errors import DeviceError
 from edge.latency import LatencySettings
+from targets.runner_line import check_starts, dump_name, read_line, text_of, whole
 from targets.transport import Done
 
 __all__ = [
@@ -241,32 +240,15 @@ def finished_run(done: Done, device: str) -> NativeRun:
 
 def parse_runner_line(text: str, device: str) -> NativeRun:
     """The value of the runner's line; DeviceError for anything else, garbage and half lines too."""
-    line = text.strip()
-    try:
-        data = json.loads(line, parse_constant=_refuse_constant)
-        schema = _schema(data)
-        if schema == _SCHEMA:
-            return _run(data)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        shown = line if len(line) <= 80 else f"{line[:40]}...{line[-40:]}"
-        raise DeviceError(
-            f"{device}: what the runner printed is not its one line of JSON ({error}): {shown!r}; "
-            "something else writes to its stdout, or it was cut off"
-        ) from None
-    raise DeviceError(
-        f"{device}: the runner there speaks schema {schema}, this edgepose reads {_SCHEMA}: use "
-        "the runner that belongs to it"
+    return read_line(
+        text,
+        _run,
+        kind=_KIND,
+        schema=_SCHEMA,
+        device=device,
+        runner="the runner",
+        fix="use the runner that belongs to it",
     )
-
-
-def _schema(data: Mapping[str, Any]) -> int:
-    if data["kind"] != _KIND:
-        raise ValueError(f"its kind is not {_KIND!r}")
-    return _whole(data["schema"])
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
 
 
 def _run(data: Mapping[str, Any]) -> NativeRun:
@@ -275,64 +257,47 @@ def _run(data: Mapping[str, Any]) -> NativeRun:
         build=dict(data["build"]),
         precision=_precision(data["precision"]),
         computes_in=_precision(data["computes_in"]),
-        threads=_whole(data["threads"]),
-        cpu_mask=None if data["cpu_mask"] is None else _text(data["cpu_mask"]),
-        affinity=tuple(map(_text, data["affinity"])),
-        affinity_after=tuple(map(_text, data["affinity_after"])),
-        cpus=_whole(data["cpu"]["count"]),
-        big_cpus=_whole(data["cpu"]["big"]),
-        features={_text(name): _flag(has) for name, has in data["cpu"]["features"].items()},
-        openmp_environment=tuple(map(_text, data["openmp_environment"])),
-        load_ns=_whole(data["load_ns"]),
-        first_inference_ns=_whole(data["first_inference_ns"]),
-        pipeline_interval=None if pipeline is None else _whole(pipeline["interval"]),
-        pipeline_people=None if pipeline is None else _whole(pipeline["people"]),
-        warmup_count=_whole(data["warmup_count"]),
-        warmup_ns=_whole(data["warmup_ns"]),
+        threads=whole(data["threads"]),
+        cpu_mask=None if data["cpu_mask"] is None else text_of(data["cpu_mask"]),
+        affinity=tuple(map(text_of, data["affinity"])),
+        affinity_after=tuple(map(text_of, data["affinity_after"])),
+        cpus=whole(data["cpu"]["count"]),
+        big_cpus=whole(data["cpu"]["big"]),
+        features={text_of(name): _flag(has) for name, has in data["cpu"]["features"].items()},
+        openmp_environment=tuple(map(text_of, data["openmp_environment"])),
+        load_ns=whole(data["load_ns"]),
+        first_inference_ns=whole(data["first_inference_ns"]),
+        pipeline_interval=None if pipeline is None else whole(pipeline["interval"]),
+        pipeline_people=None if pipeline is None else whole(pipeline["people"]),
+        warmup_count=whole(data["warmup_count"]),
+        warmup_ns=whole(data["warmup_ns"]),
         complete=_flag(data["complete"]),
         clocks=tuple(
             NativeClocks(
-                _whole(item["samples"]),
-                _whole(item["t_ns"]),
-                tuple(None if khz is None else _whole(khz) for khz in item["khz"]),
+                whole(item["samples"]),
+                whole(item["t_ns"]),
+                tuple(None if khz is None else whole(khz) for khz in item["khz"]),
             )
             for item in data["clocks"]
         ),
-        usage={_text(name): _whole(value) for name, value in data["usage"].items()},
-        peak_memory_kb=None if data["peak_memory_kb"] is None else _whole(data["peak_memory_kb"]),
+        usage={text_of(name): whole(value) for name, value in data["usage"].items()},
+        peak_memory_kb=None if data["peak_memory_kb"] is None else whole(data["peak_memory_kb"]),
         outputs=tuple(map(_output, data["outputs"])),
-        samples_ns=tuple(map(_whole, data["samples_ns"])),
-        starts_ns=tuple(map(_whole, data["starts_ns"])),
+        samples_ns=tuple(map(whole, data["samples_ns"])),
+        starts_ns=tuple(map(whole, data["starts_ns"])),
     )
-    if len(run.samples_ns) != len(run.starts_ns):
-        raise ValueError(f"{len(run.samples_ns)} samples with {len(run.starts_ns)} starts")
+    check_starts(run.samples_ns, run.starts_ns)
     return run
 
 
 def _output(item: Mapping[str, Any]) -> NativeOutput:
-    file = item["file"]
-    # A name inside the dump's folder, whatever the other side says.
-    if file is not None and (posixpath.basename(_text(file)) != file or not file.endswith(".bin")):
-        raise ValueError(f"a dump called {file!r}")
     return NativeOutput(
-        _text(item["name"]),
-        tuple(map(_whole, item["shape"])),
-        _whole(item["non_finite"]),
+        text_of(item["name"]),
+        tuple(map(whole, item["shape"])),
+        whole(item["non_finite"]),
         _flag(item["same_in_last"]),
-        file,
+        dump_name(item["file"], ".bin"),
     )
-
-
-def _whole(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{value!r} where a count should be")
-    return value
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} where a text should be")
-    return value
 
 
 def _flag(value: object) -> bool:

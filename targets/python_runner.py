@@ -5,16 +5,15 @@ Nothing here runs anything. `edge.bench` is the runner's own side and says what 
 
 from __future__ import annotations
 
-import json
-import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from edge.bench import KIND, SCHEMA
 from edge.errors import DeviceError
 from edge.latency import LatencySettings
 from edge.session import InferencePrecision
+from targets.runner_line import check_starts, dump_name, read_line, text_of, whole
 from targets.transport import Done
 
 __all__ = [
@@ -135,79 +134,51 @@ def finished_python_run(done: Done, device: str) -> PythonRun:
 
 def parse_python_line(text: str, device: str) -> PythonRun:
     """The value of the runner's line; DeviceError for anything else, garbage and half lines too."""
-    line = text.strip()
-    try:
-        data = json.loads(line, parse_constant=_refuse_constant)
-        schema = _schema(data)
-        if schema == SCHEMA:
-            return _run(data)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        shown = line if len(line) <= 80 else f"{line[:40]}...{line[-40:]}"
-        raise DeviceError(
-            f"{device}: what the Python runner printed is not its one line of JSON ({error}): "
-            f"{shown!r}; something else writes to its stdout, or it was cut off"
-        ) from None
-    raise DeviceError(
-        f"{device}: the Python runner there speaks schema {schema}, this edgepose reads {SCHEMA}: "
-        "install the edgepose that belongs to it"
+    return read_line(
+        text,
+        _run,
+        kind=KIND,
+        schema=SCHEMA,
+        device=device,
+        runner="the Python runner",
+        fix="install the edgepose that belongs to it",
     )
-
-
-def _schema(data: Mapping[str, Any]) -> int:
-    if data["kind"] != KIND:
-        raise ValueError(f"its kind is not {KIND!r}")
-    return _whole(data["schema"])
 
 
 def _run(data: Mapping[str, Any]) -> PythonRun:
     run = PythonRun(
-        edge=_text(data["edge"]),
-        python=_text(data["python"]),
-        numpy=_text(data["numpy"]),
-        engine=_text(data["engine"]),
-        inference_precision=_text(data["inference_precision"]),
-        threads=_whole(data["threads"]),
+        edge=text_of(data["edge"]),
+        python=text_of(data["python"]),
+        numpy=text_of(data["numpy"]),
+        engine=text_of(data["engine"]),
+        inference_precision=text_of(data["inference_precision"]),
+        threads=whole(data["threads"]),
         affinity=tuple(map(_mask, (*data["affinity"], *data["affinity_after"]))),
         load_ms=_time(data["load_ms"]),
         first_inference_ms=_time(data["first_inference_ms"]),
-        input_shape=tuple(map(_whole, data["input_shape"])),
-        reasons=tuple(map(_text, data["reasons"])),
-        warnings=tuple(map(_text, data["warnings"])),
-        peak_memory_kb=None if data["peak_memory_kb"] is None else _whole(data["peak_memory_kb"]),
+        input_shape=tuple(map(whole, data["input_shape"])),
+        reasons=tuple(map(text_of, data["reasons"])),
+        warnings=tuple(map(text_of, data["warnings"])),
+        peak_memory_kb=None if data["peak_memory_kb"] is None else whole(data["peak_memory_kb"]),
         clocks_khz_after={
-            _text(name): _whole(khz) for name, khz in data["clocks_khz_after"].items()
+            text_of(name): whole(khz) for name, khz in data["clocks_khz_after"].items()
         },
         outputs=tuple(map(_output, data["outputs"])),
-        samples_ns=tuple(map(_whole, data["samples_ns"])),
-        starts_ns=tuple(map(_whole, data["starts_ns"])),
+        samples_ns=tuple(map(whole, data["samples_ns"])),
+        starts_ns=tuple(map(whole, data["starts_ns"])),
     )
-    if len(run.samples_ns) != len(run.starts_ns):
-        raise ValueError(f"{len(run.samples_ns)} samples with {len(run.starts_ns)} starts")
+    check_starts(run.samples_ns, run.starts_ns)
     return run
 
 
 def _output(item: Mapping[str, Any]) -> PythonOutput:
-    file = item["file"]
-    # A name inside the dump's folder, whatever the other side says.
-    if file is not None and (posixpath.basename(_text(file)) != file or not file.endswith(".npy")):
-        raise ValueError(f"a dump called {file!r}")
     return PythonOutput(
-        _whole(item["image"]),
-        _text(item["name"]),
-        tuple(map(_whole, item["shape"])),
-        _whole(item["non_finite"]),
-        file,
+        whole(item["image"]),
+        text_of(item["name"]),
+        tuple(map(whole, item["shape"])),
+        whole(item["non_finite"]),
+        dump_name(item["file"], ".npy"),
     )
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
-
-
-def _whole(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{value!r} where a count should be")
-    return value
 
 
 def _time(value: object) -> float:
@@ -216,11 +187,5 @@ def _time(value: object) -> float:
     return float(value)
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} where a text should be")
-    return value
-
-
 def _mask(value: object) -> str:
-    return f"{int(_text(value), 16):x}"
+    return f"{int(text_of(value), 16):x}"
