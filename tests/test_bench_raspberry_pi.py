@@ -148,7 +148,11 @@ def test_from_a_board_to_figures(
     pictures: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Looking for devices would start an adb server, which would outlive the test.
+    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", "1")
+    monkeypatch.setenv("ADB", "no-such-adb")
     board = Board(emulated, PI, artifact, pictures, tmp_path / "build", capsys)
     with at_rest(board):
         first = board.bench("--repeat", "2")
