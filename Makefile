@@ -1,6 +1,6 @@
 # Names for commands; the logic is in `edge` and .ci/. `make help` explains.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-torch setup-onnx2tf setup-runner convert devices bench report assets run eval sensitivity verify info zoo fetch \
+.PHONY: help setup setup-torch setup-onnx2tf setup-runner convert devices bench report assets deploy run eval sensitivity verify info zoo fetch \
   export bench-runtime bench-variants bench-harness train-demo lint test test-slow lock clean
 
 TARGET ?= android
@@ -64,6 +64,9 @@ report: .venv/.ready ## what was measured, as a table and as a page
 
 assets: .venv/.ready ## what an Android app ships, from the converted models: models, .aar, C++ header, example
 	@$(EDGE) assets --target $(TARGET) --build $(OUT) $(ARGS)
+
+deploy: .venv/.ready ## models with all they need on a board: TARGET=raspberry-pi|jetson HOST=
+	@$(EDGE) deploy --target $(TARGET) --host $(HOST) --model $(MODEL) --out $(OUT) $(if $(DET),--detector $(DET)) $(ARGS)
 
 zoo: .venv/.ready ## list the models that have a name
 	@$(EDGE) zoo list

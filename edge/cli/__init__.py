@@ -20,6 +20,7 @@ from edge.cli import (
     bench,
     bundle,
     compare,
+    deploy,
     device,
     devices,
     evaluate,
@@ -112,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     devices.add_devices(command)
     report.add_report(command)
     assets.add_assets(command)
+    deploy.add_deploy(command)
     bundle.add_bundle(command)
 
     verify = command("verify", host.verify, "Repeat the parity check of an artifact.")

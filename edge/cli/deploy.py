@@ -1,0 +1,232 @@
+"""``edge deploy``: artifacts, runtime and engine on a board, as versions that can be gone back to.
+
+It needs a checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge.artifact import Artifact, load_artifact
+from edge.cli import host, options
+from edge.cli.bench_work import say
+from edge.errors import ParityError, SpecError
+
+if TYPE_CHECKING:
+    from targets.deploy import DeployOptions
+    from targets.deployed import Deployments, Version
+    from targets.device_state import DeviceInfo
+    from targets.profile import Profile
+    from targets.python_session import PythonSession
+    from targets.transport import Transport
+
+__all__ = ["add_deploy", "deploy"]
+
+# Each is a call on the board: enough to see a wrong answer, few enough to wait for.
+_PARITY_IMAGES = 4
+
+
+def add_deploy(command: Callable[[str, Callable[[argparse.Namespace], int], str], Any]) -> None:
+    """Add the command; ``command(name, run, text)`` makes its parser."""
+    parser = command("deploy", deploy, "Put artifacts with all they need on a board.")
+    parser.epilog = (
+        "Runtime, engine and artifacts go into a new folder on the board, their answers are\n"
+        "compared there with the reference, and then a link makes that version the current one.\n"
+        "What fails leaves the version before it current and running."
+    )
+    parser.add_argument(
+        "artifacts",
+        nargs="*",
+        metavar="ARTIFACT",
+        help="artifact folders (default: --model in the target's first variant, converted)",
+    )
+    parser.add_argument("--target", help="raspberry-pi, jetson, or another one reached over ssh")
+    parser.add_argument("--profile", type=Path, metavar="FILE.toml", help="one of your own")
+    parser.add_argument("--host", metavar="[USER@]HOST", help="which board, over ssh")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--list", action="store_true", help="show the versions that are there")
+    what.add_argument(
+        "--rollback",
+        nargs="?",
+        const="",
+        metavar="VERSION",
+        help="make the version before the current one current, or the one that is named",
+    )
+    service = parser.add_mutually_exclusive_group()
+    service.add_argument(
+        "--service", action="store_true", help="run it on a camera, as a systemd service"
+    )
+    service.add_argument("--no-service", action="store_true", help="end the service that is there")
+    parser.add_argument(
+        "--camera",
+        metavar="CAMERA",
+        help="--service: a number, a device, a file or an address (default: 0)",
+    )
+    parser.add_argument(
+        "--keep", type=options.count, default=3, metavar="N", help="versions to keep (default: 3)"
+    )
+    parser.add_argument("--threads", type=options.count, help="CPU threads (default: the target's)")
+    parser.add_argument(
+        "--wheelhouse", type=Path, metavar="DIR", help="wheels for a board without network"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    options.add_conversion(parser)
+    parser.set_defaults(batch=None, force=False, keep_failed=False, no_arm_check=False)
+
+
+def deploy(arguments: argparse.Namespace) -> int:
+    """Deploy, go back to a version, or list them."""
+    host.need_checkout("deploy")
+    from targets.deployed import open_deployments
+    from targets.profile import load_profile
+    from targets.reached import open_target, password_prompt
+
+    if arguments.target is None and arguments.profile is None:
+        raise SpecError("name the target: edge deploy --target raspberry-pi --host pi@ADDRESS")
+    profile = load_profile(str(arguments.profile or arguments.target))
+    if profile.transport == "adb":
+        raise SpecError(f"target {profile.name} is a phone: its models go into an app")
+    if arguments.host is None:
+        raise SpecError(f"say which board: edge deploy --target {profile.name} --host USER@ADDRESS")
+    if arguments.camera is not None and not arguments.service:
+        raise SpecError("--camera is what the service reads: say --service as well")
+    if arguments.artifacts and (arguments.list or arguments.rollback is not None):
+        raise SpecError(f"--list and --rollback take no artifact ({arguments.artifacts[0]})")
+    with closing(open_target(profile, host=arguments.host, ask=password_prompt())) as transport:
+        deployments = open_deployments(transport)
+        if arguments.list:
+            print(_json(deployments) if arguments.json else _text(deployments))
+            return 0
+        if arguments.rollback is not None:
+            from targets.deploy import roll_back
+
+            version = roll_back(deployments, arguments.rollback or None, say)
+        else:
+            version = _deploy(arguments, profile, transport, deployments)
+        now = deployments.read()
+        if arguments.json:
+            print(_json(now))
+        else:
+            print(f"{transport.name}: {version.name} is current: {', '.join(version.models)}")
+            _print_next(version)
+    return 0
+
+
+def _deploy(
+    arguments: argparse.Namespace,
+    profile: Profile,
+    transport: Transport,
+    deployments: Deployments,
+) -> Version:
+    from targets.deploy import deploy as deploy_version
+    from targets.device_state import check_device, read_device
+
+    info = read_device(transport)
+    check_device(info, profile)
+    artifacts = _artifacts(arguments, profile)
+    settings = _settings(arguments, profile, transport, info)
+    return deploy_version(deployments, artifacts, _judge(arguments), settings, say)
+
+
+def _artifacts(arguments: argparse.Namespace, profile: Profile) -> list[Artifact]:
+    """The artifacts that were named, or the target's first variant of each model."""
+    load = [Path(text) for text in arguments.artifacts]
+    if not load:
+        if arguments.formats is None:
+            arguments.formats = str(profile.variants[0])
+        for made in host.make_artifacts(arguments, profile, host.Table(sys.stderr)):
+            if made.error is not None:
+                raise SpecError(f"{made.model} {made.variant} cannot be deployed: {made.error}")
+            load.append(made.folder)
+    return [load_artifact(path) for path in load]
+
+
+def _settings(
+    arguments: argparse.Namespace, profile: Profile, transport: Transport, info: DeviceInfo
+) -> DeployOptions:
+    from targets.deploy import DeployOptions
+    from targets.placed import place_artifact
+    from targets.trtexec_session import open_trtexec
+
+    def build(artifact: Artifact) -> str:
+        """The engine in the bench's folder, where one of the same kit is found again."""
+        session = open_trtexec(
+            transport,
+            artifact,
+            remote_folder=place_artifact(transport, artifact),
+            batch=1 if artifact.spec.input.shape[0] is None else None,
+            device=info,
+            log_folder=arguments.out / "logs",
+            say=say,
+        )
+        with closing(session):
+            return session.engine_path
+
+    return DeployOptions(
+        threads=arguments.threads or profile.threads or min(4, info.cores or 4),
+        camera=(arguments.camera or "0") if arguments.service else None,
+        drop_service=arguments.no_service,
+        keep=arguments.keep,
+        wheelhouse=arguments.wheelhouse,
+        engine=build,
+    )
+
+
+def _judge(arguments: argparse.Namespace) -> Callable[[Artifact, PythonSession], str]:
+    from converters.convert import judge_answers
+
+    images = host.parity_images(arguments.images)
+
+    def judge(artifact: Artifact, session: PythonSession) -> str:
+        report = judge_answers(
+            artifact, images, session, count=_PARITY_IMAGES, machine=session.machine
+        )
+        if report.failures:
+            raise ParityError(
+                f"{artifact.spec.name} as {artifact.variant} does not give the reference's answers "
+                f"on {session.machine}, it is not deployed: {report.failures[0]}"
+            )
+        return report.summary()
+
+    return judge
+
+
+def _print_next(version: Version) -> None:
+    if version.camera:
+        print(
+            f"camera {version.camera} is read; its results, a line of JSON a frame, there:\n"
+            f"  {_READER}"
+        )
+
+
+_READER = 'nc -U "$XDG_RUNTIME_DIR/edgepose.sock"'
+
+
+def _json(deployments: Deployments) -> str:
+    current = deployments.current
+    return json.dumps(
+        {
+            "folder": deployments.root,
+            "current": current and current.name,
+            "versions": [version.to_json() for version in deployments.versions],
+        },
+        indent=2,
+    )
+
+
+def _text(deployments: Deployments) -> str:
+    if not deployments.versions:
+        return f"{deployments.transport.name}: nothing is deployed there"
+    lines = [f"{deployments.transport.name}: {deployments.root}"]
+    for version in reversed(deployments.versions):
+        mark = "*" if version.name == deployments.linked else " "
+        camera = f", serves camera {version.camera}" if version.camera else ""
+        models = ", ".join(version.models)
+        lines.append(f"{mark} {version.name}  edgepose {version.edge}: {models}{camera}")
+    return "\n".join(lines)

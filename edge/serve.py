@@ -1,0 +1,220 @@
+"""A camera in, people's keypoints out, as lines of JSON on a Unix socket: ``python -m edge.serve``.
+
+Whoever connects to the socket hears one line a frame from then on, until either side ends. A reader
+that is too slow loses whole frames and holds nobody up. Nothing is written to a disk. Under systemd
+(``Type=notify``) it reports that it is ready once the first frame was read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.artifact import load_artifact
+from edge.detector import Detector
+from edge.errors import EdgeError, ImageError, SpecError
+from edge.frames import VideoReader, find_sources
+from edge.onestage import OneStage
+from edge.pipeline import Pipeline, Pose
+from edge.pose import PoseEstimator
+from edge.session import EngineSettings, Session, open_session, shipped_precision
+from edge.tracker import PoseTracker
+
+__all__ = ["Readers", "frame_line", "main"]
+
+# What a reader may be behind before it loses frames.
+_BEHIND_BYTES = 1 << 16
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT (0), or until the camera ends or fails (1)."""
+    parser = argparse.ArgumentParser(prog="python -m edge.serve", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, metavar="ARTIFACT")
+    parser.add_argument("--detector", type=Path, metavar="ARTIFACT")
+    parser.add_argument("--camera", default="0", help="a number, a device, a file or an address")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of the engine")
+    parser.add_argument("--score", type=float, default=0.3, help="least box score (default: 0.3)")
+    parser.add_argument(
+        "--socket", type=Path, help="default: edgepose.sock in XDG_RUNTIME_DIR or /tmp"
+    )
+    arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, _leave)
+    path = arguments.socket or Path(os.environ.get("XDG_RUNTIME_DIR", "/tmp")) / "edgepose.sock"
+    try:
+        _serve(arguments, path)
+    except EdgeError as error:
+        print(f"edge: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        return 0
+    return 1
+
+
+def _leave(number: int, frame: object) -> NoReturn:
+    del number, frame
+    raise KeyboardInterrupt
+
+
+def _serve(arguments: argparse.Namespace, path: Path) -> NoReturn:
+    with ExitStack() as stack:
+        session = stack.enter_context(_open(arguments.model, arguments.threads))
+        find_poses = _pipeline(session, arguments, stack)
+        names = session.spec.keypoints.keypoints
+        sources = find_sources([arguments.camera])
+        if len(sources) != 1 or sources[0].kind == "picture":
+            raise SpecError(f"{arguments.camera} is no camera, no video and no address of one")
+        video = stack.enter_context(VideoReader(sources[0]))
+        readers = stack.enter_context(_listening(path))
+        for number, (image, _) in enumerate(video):
+            read_at = datetime.now(timezone.utc)
+            if number == 0:
+                _notify("READY=1")
+                print(f"camera {arguments.camera} is read; results at {path}", flush=True)
+            readers.send(frame_line(number, read_at, image, find_poses(image), names))
+    raise ImageError(f"camera {arguments.camera}: it gives no more frames")
+
+
+def _pipeline(
+    session: Session, arguments: argparse.Namespace, stack: ExitStack
+) -> Pipeline | OneStage:
+    """People keep their numbers, but where there is nobody to follow: the whole frame is one."""
+    if session.spec.task == "one-stage":
+        return OneStage(session, score_threshold=arguments.score, tracker=PoseTracker())
+    if not arguments.detector:
+        return Pipeline(PoseEstimator(session))
+    finder = stack.enter_context(_open(arguments.detector, arguments.threads))
+    detector = Detector(finder, score_threshold=arguments.score, label=0)
+    return Pipeline(PoseEstimator(session), detector, tracker=PoseTracker())
+
+
+def _open(folder: Path, threads: int) -> Session:
+    artifact = load_artifact(folder)
+    return open_session(artifact, EngineSettings(threads, shipped_precision(artifact)))
+
+
+def frame_line(
+    number: int,
+    read_at: datetime,
+    image_bgr: npt.NDArray[np.uint8],
+    poses: Sequence[Pose],
+    names: Sequence[str],
+) -> bytes:
+    """One frame's line: its number from 0, when it was read, its size, and the people in it.
+
+    Boxes and keypoints are pixels of the frame, each keypoint with its score; ``track_id`` is null
+    where nobody is followed.
+    """
+    people = [
+        {
+            "track_id": pose.track_id,
+            "box_xyxy": _rounded(pose.box_xyxy, 2),
+            "box_score": round(float(pose.box_score), 4),
+            "keypoints": {
+                name: [*_rounded(point[:2], 2), *_rounded(point[2:], 4)]
+                for name, point in zip(names, pose.keypoints, strict=True)
+            },
+        }
+        for pose in poses
+    ]
+    record = {
+        "frame": number,
+        "read_utc": read_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "height_px": image_bgr.shape[0],
+        "width_px": image_bgr.shape[1],
+        "people": people,
+    }
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+
+
+def _rounded(values: npt.NDArray[np.float32], digits: int) -> list[float]:
+    return [round(float(value), digits) for value in values]
+
+
+class Readers:
+    """Who is connected to a socket; a line goes to each as a whole or not at all."""
+
+    def __init__(self, server: socket.socket) -> None:
+        self._server = server
+        self._behind: dict[socket.socket, bytes] = {}
+
+    def send(self, line: bytes) -> None:
+        """Give a line to all, those who connected since the last one as well; never waits."""
+        with suppress(BlockingIOError):
+            while True:
+                reader, _ = self._server.accept()
+                reader.setblocking(False)
+                self._behind[reader] = b""
+        for reader, behind in list(self._behind.items()):
+            todo = behind + line if len(behind) < _BEHIND_BYTES else behind
+            try:
+                with suppress(BlockingIOError):
+                    todo = todo[reader.send(todo) :]
+                self._behind[reader] = todo
+            except OSError:
+                del self._behind[reader]
+                reader.close()
+
+    def close(self) -> None:
+        """End every connection."""
+        for reader in self._behind:
+            reader.close()
+
+
+@contextmanager
+def _listening(path: Path) -> Iterator[Readers]:
+    """A socket that its user alone may read; what a service that crashed left goes."""
+    with socket.socket(socket.AF_UNIX) as server:
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                if not path.is_socket():
+                    raise SpecError(f"{path}: a file is there; choose a --socket") from None
+                path.unlink()
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                raise SpecError(f"{path}: no socket can be there ({error})") from None
+            else:
+                raise SpecError(f"{path}: another service listens there; choose a --socket")
+        old = os.umask(0o177)
+        try:
+            server.bind(str(path))
+        except OSError as error:
+            raise SpecError(f"{path}: no socket can be there ({error})") from None
+        finally:
+            os.umask(old)
+        server.listen()
+        server.setblocking(False)
+        readers = Readers(server)
+        try:
+            yield readers
+        finally:
+            readers.close()
+            path.unlink(missing_ok=True)
+
+
+def _notify(text: str) -> None:
+    """Tell systemd, where it listens (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, suppress(OSError):
+        sender.sendto(text.encode(), address)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,272 @@
+"""What lies on a board: versions, each a folder of its own, and a link to the current one.
+
+::
+
+    ~/.local/share/edgepose/
+        current -> versions/20261121-221530-4f2a9c
+        versions/20261121-221530-4f2a9c/
+            deployment.json   written last: what has none is no version
+            artifacts/KEY/    as `targets.placed` lays them out
+            python/KEY/venv/  as `targets.python_setup` makes it
+            serve             the service's command line, where the version has one
+
+The folder is not the bench's, so that `edge clean` leaves it alone. The link changes by the rename
+of a new one, under a lock that no broken connection can leave behind.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+import secrets
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from edge.errors import DeviceError
+from targets.transport import Done, Progress, Transport, check
+
+__all__ = ["Deployments", "Version", "Within", "new_name", "open_deployments"]
+
+SCHEMA = 1
+_CALL_S = 60.0
+_REMOVE_S = 600.0
+# What is half-made and untouched for so long belongs to nobody: an installation is given an hour.
+_ABANDONED_MIN = 120
+
+_READ = """
+cd "$1" 2>/dev/null || exit 0
+readlink current || echo
+for file in versions/*/deployment.json; do if [ -f "$file" ]; then cat "$file"; fi; done
+"""
+_LOCK = 'mkdir -p "$1/versions" && cd "$1" && exec 9>lock && flock -w 30 9 || exit 4\n'
+# $2: what the link must say, $3: what it is to say, or nothing, $4: a name of its own
+_SWITCH = f"""{_LOCK}
+[ "$(readlink current)" = "$2" ] || exit 3
+if [ -z "$3" ]; then exec rm -f current; fi
+ln -s "$3" ".current.$4" && mv -fT ".current.$4" current
+"""
+# Without its mark first: what is removed half-way is no version any more.
+_REMOVE = f"""{_LOCK}
+shift
+for name; do
+  if [ "$(readlink current)" != "versions/$name" ]; then
+    rm -f "versions/$name/deployment.json" && rm -rf "versions/$name" || exit 1
+  fi
+done
+"""
+_ABANDONED = f"""
+cd "$1/versions" 2>/dev/null || exit 0
+shift
+for folder in */; do
+  name=${{folder%/}}
+  for whole; do if [ "$name" = "$whole" ]; then continue 2; fi; done
+  [ -d "$name" ] || continue
+  [ -n "$(find "$name" -mmin -{_ABANDONED_MIN} | head -n 1)" ] || echo "$name"
+done
+"""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One deployment, as its ``deployment.json`` has it.
+
+    ``models`` are like ``rtmpose-t as ncnn-fp16``, ``parity`` says of each how its answers compared
+    there. ``previous`` is the version that it followed, ``""`` for the first; ``camera`` is what
+    its service reads, ``""`` where it has none.
+    """
+
+    name: str
+    made_utc: str
+    edge: str
+    models: tuple[str, ...]
+    parity: tuple[str, ...]
+    previous: str = ""
+    camera: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``deployment.json``."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+
+class Within:
+    """A transport whose working folder is another one of the same device."""
+
+    def __init__(self, transport: Transport, work_dir: str) -> None:
+        self._transport = transport
+        self.name, self.kind, self.work_dir = transport.name, transport.kind, work_dir
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+    ) -> Done:
+        """As the transport does."""
+        return self._transport.run(argv, timeout_s=timeout_s, env=env, stdin=stdin)
+
+    def push(
+        self,
+        local: Path,
+        remote: str,
+        *,
+        executable: bool = False,
+        timeout_s: float,
+        on_progress: Progress | None = None,
+    ) -> None:
+        """As the transport does."""
+        self._transport.push(
+            local, remote, executable=executable, timeout_s=timeout_s, on_progress=on_progress
+        )
+
+    def pull(
+        self, remote: str, local: Path, *, timeout_s: float, on_progress: Progress | None = None
+    ) -> None:
+        """As the transport does."""
+        self._transport.pull(remote, local, timeout_s=timeout_s, on_progress=on_progress)
+
+    def close(self) -> None:
+        """It belongs to whoever opened it."""
+
+
+@dataclass(frozen=True)
+class Deployments:
+    """All versions of a board as they were when it was asked, the oldest first.
+
+    ``linked`` is the name that ``current`` holds, ``""`` where there is no link; made by
+    `open_deployments`.
+    """
+
+    transport: Transport
+    home: str
+    versions: tuple[Version, ...] = ()
+    linked: str = ""
+
+    @property
+    def root(self) -> str:
+        """The folder of all of them."""
+        return posixpath.join(self.home, ".local/share/edgepose")
+
+    @property
+    def current(self) -> Version | None:
+        """The version that holds; None where nothing was deployed yet."""
+        return self.find(self.linked)
+
+    def find(self, name: str) -> Version | None:
+        """A version by its name."""
+        return next((one for one in self.versions if one.name == name), None)
+
+    def folder(self, name: str) -> str:
+        """The folder of a version."""
+        return posixpath.join(self.root, "versions", name)
+
+    def read(self) -> Deployments:
+        """The same board, asked again."""
+        done = self._shell(_READ, [], "reading what is deployed")
+        link, *lines = done.stdout.decode(errors="replace").splitlines() or [""]
+        found = [version for version in map(_version, lines) if version]
+        return replace(
+            self,
+            versions=tuple(sorted(found, key=lambda one: one.name)),
+            linked=posixpath.basename(link.strip()),
+        )
+
+    def write(self, version: Version) -> None:
+        """Make a folder a version: from here on it counts. All that is in it is on the disk."""
+        with tempfile.TemporaryDirectory(prefix="edgepose-") as text:
+            path = Path(text) / "deployment.json"
+            path.write_text(f"{json.dumps(version.to_json())}\n", encoding="utf-8")
+            # A board that loses its power now keeps what the mark vouches for.
+            self._checked(["sync"], "writing the version to the disk", _REMOVE_S)
+            remote = posixpath.join(self.folder(version.name), path.name)
+            self.transport.push(path, remote, timeout_s=_CALL_S)
+            self._checked(["sync"], "writing the version to the disk", _REMOVE_S)
+
+    def switch(self, old: str, new: str) -> bool:
+        """Make ``new`` current where ``old`` is; False, and nothing changed, where it is not.
+
+        ``""`` is no version. It has happened as a whole or not at all.
+        """
+        wanted = [f"versions/{name}" if name else "" for name in (old, new)]
+        what = "switching to the version"
+        done = self._shell(_SWITCH, [*wanted, secrets.token_hex(4)], what, accept=(3,))
+        return done.returncode == 0
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove versions, or what is left of some; the current one stays whoever asks."""
+        if names:
+            self._shell(_REMOVE, names, "removing versions", timeout_s=_REMOVE_S)
+
+    def make_root(self) -> None:
+        """Make the folder of all versions where it is not: for its user alone.
+
+        The address of a camera may hold a password.
+        """
+        script = 'mkdir -p "$1/versions" && chmod 700 "$1"'
+        self._shell(script, [], f"making {self.root}")
+
+    def remove_abandoned(self) -> tuple[str, ...]:
+        """Remove what broken deployments left two hours ago or earlier; their names."""
+        whole = [version.name for version in self.versions]
+        done = self._shell(_ABANDONED, whole, "looking for what was left half-made")
+        names = tuple(done.stdout.decode(errors="replace").split())
+        self.remove(names)
+        return names
+
+    def _shell(
+        self,
+        script: str,
+        words: Sequence[str],
+        what: str,
+        *,
+        accept: Sequence[int] = (),
+        timeout_s: float = _CALL_S,
+    ) -> Done:
+        argv = ["sh", "-c", script, "sh", self.root, *words]
+        done = self.transport.run(argv, timeout_s=timeout_s)
+        if done.returncode == 4:
+            why = done.stderr.decode(errors="replace").strip() or "another deployment holds it"
+            raise DeviceError(f"{self.transport.name}: cannot lock {self.root}: {why}")
+        if done.returncode not in (0, *accept):
+            # Not with its argv: it is a script of many lines.
+            check(replace(done, argv=("sh",)), f"{what} on {self.transport.name}")
+        return done
+
+    def _checked(self, argv: Sequence[str], what: str, timeout_s: float) -> None:
+        check(self.transport.run(argv, timeout_s=timeout_s), f"{what} on {self.transport.name}")
+
+
+def open_deployments(transport: Transport) -> Deployments:
+    """What is deployed on a board; DeviceError where it does not answer."""
+    done = transport.run(["printenv", "HOME"], timeout_s=_CALL_S)
+    check(done, f"asking {transport.name} for its home folder")
+    home = done.stdout.decode(errors="replace").removesuffix("\n")
+    return Deployments(transport, home).read()
+
+
+def new_name() -> str:
+    """A name that no other deployment has; the later one sorts behind the earlier."""
+    now = datetime.now(UTC)
+    return f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03}-{secrets.token_hex(3)}"
+
+
+def _version(line: str) -> Version | None:
+    """The version of a line of JSON; None for what a power cut or another program left."""
+    try:
+        data = json.loads(line)
+        if data.pop("schema") != SCHEMA or not re.fullmatch(r"[0-9a-f-]+", data["name"]):
+            return None
+        lists = {key: tuple(map(str, data.pop(key))) for key in ("models", "parity")}
+        return Version(
+            models=lists["models"],
+            parity=lists["parity"],
+            **{key: str(value) for key, value in data.items()},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
