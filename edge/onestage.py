@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.codecs import POSE_CODECS
-from edge.detector import boxes_in_image, detector_feeds
+from edge.detector import boxes_in_image, detector_feeds, spec_above
 from edge.errors import SpecError
 from edge.pipeline import Pose, tracked_poses
 from edge.session import Session
@@ -36,13 +36,14 @@ class OneStage:
         self.session = session
         self.score_threshold = score_threshold
         self.tracker = tracker
+        self._spec = spec_above(session.spec, score_threshold)
 
     def __call__(self, image_bgr: npt.NDArray[np.uint8]) -> list[Pose]:
         """The people in an (H, W, 3) uint8 BGR image, best box first; tracked ones by number.
 
         Boxes are clipped to the image, keypoints are not.
         """
-        spec = self.session.spec
+        spec = self._spec
         feeds, placement = detector_feeds(spec, image_bgr)
         boxes, keypoints = POSE_CODECS[spec.codec](self.session.run(feeds), spec)[0]
         kept = boxes[:, 4] > self.score_threshold

@@ -134,6 +134,27 @@ def test_score_and_label_choose() -> None:
     assert len(Detector(two_class_detector(one_person(3.0, label=1)), label=0)(image)) == 0
 
 
+@pytest.mark.parametrize("score", [0.06, 0.1, 0.2])
+def test_a_higher_threshold_only_leaves_boxes_out(score: float) -> None:
+    image = np.zeros((320, 320, 3), np.uint8)
+
+    def crowd(batch: Array) -> list[Array]:
+        del batch
+        rng = np.random.default_rng(7)  # the same crowd for every detector
+        logits = [rng.normal(-8, 2.4, (1, 2, size, size)) for size in (40, 20, 10)]
+        sides = [rng.uniform(20, 90, (1, 4, size, size)) for size in (40, 20, 10)]
+        return [maps.astype(np.float32) for maps in logits + sides]
+
+    session = two_class_detector(crowd)
+    every, few = Detector(session, score_threshold=0.05), Detector(session, score_threshold=score)
+    boxes, some = every(image), few(image)
+    kept = boxes.scores > score
+    assert 5 < len(some) < len(boxes) < session.spec.max_boxes
+    np.testing.assert_array_equal(some.boxes_xyxy, boxes.boxes_xyxy[kept])
+    np.testing.assert_array_equal(some.scores, boxes.scores[kept])
+    np.testing.assert_array_equal(some.labels, boxes.labels[kept])
+
+
 def test_the_detector_gets_bgr_with_its_padding() -> None:
     session = two_class_detector(one_person(-9.0))
     image = np.zeros((160, 320, 3), np.uint8)
