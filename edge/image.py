@@ -12,6 +12,7 @@ them for every picture costs more than the arithmetic.
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections.abc import Sequence
@@ -82,17 +83,9 @@ def letterbox(
             f"{height}x{width}"
         )
     out = _output(out, input_hw)
-    # s * x + offset with half-pixel centres: (x + 0.5) * w / new_w - 0.5
-    step_x, step_y = columns / new_w, rows / new_h
-    _resample(
-        image,
-        _taps(new_w, step_x, 0.5 * step_x - 0.5, columns, repeat_edges=True),
-        _taps(new_h, step_y, 0.5 * step_y - 0.5, rows, repeat_edges=True),
-        normalization,
-        pad_value,
-        out,
-    )
-    return out, Placement((step_x, step_y), (0.0, 0.0))
+    x, y = _resize_taps(new_w, columns), _resize_taps(new_h, rows)
+    _resample(image, x, y, normalization, pad_value, out)
+    return out, Placement((columns / new_w, rows / new_h), (0.0, 0.0))
 
 
 def center_letterbox(
@@ -236,6 +229,13 @@ def _taps(
         weight0[index0 < 0] = 0
         weight1[index1 >= source] = 0
     return _Taps(start, np.maximum(index0, 0), np.minimum(index1, source - 1), weight0, weight1)
+
+
+@functools.lru_cache(maxsize=8)  # the frames of a video have one size
+def _resize_taps(count: int, source: int) -> _Taps:
+    """Taps of a resize with half-pixel centres: (k + 0.5) * source / count - 0.5."""
+    step = source / count
+    return _taps(count, step, 0.5 * step - 0.5, source, repeat_edges=True)
 
 
 def _resample(
