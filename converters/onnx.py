@@ -23,11 +23,14 @@ def convert_onnx(job: Job) -> dict[str, str]:
         return {"model": name}
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
     with warnings.catch_warnings():
         # It announces each weight below FP16's least number, which becomes that or 0.
         warnings.simplefilter("ignore", UserWarning)
         half = convert_float_to_float16(onnx.load(job.onnx_path), keep_io_types=True)
+    # It puts its conversions last; onnx.checker and other runtimes want them before their use.
+    OnnxModel.graph_topological_sort(half.graph, is_deterministic=True)
     compact(half)
     onnx.save(half, job.folder / name)
     return {"model": name}

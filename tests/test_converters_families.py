@@ -302,6 +302,7 @@ def test_a_fixed_batch_for_throughput(tmp_path: Path) -> None:
     assert [folder.name for folder in folders] == [f"tiny-{text}-batch4" for text in variants]
     assert all(verdict.startswith("pass: ") for verdict in verdicts)
     half = onnx.load(folders[1] / "tiny.onnx")
+    onnx.checker.check_model(half, full_check=True)
     assert {tensor.data_type for tensor in half.graph.initializer if len(tensor.dims) > 1} == {
         TensorProto.FLOAT16
     }

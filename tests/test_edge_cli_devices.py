@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,17 @@ def test_the_table_and_what_is_not_in_it(
     )
 
 
+def test_programs_of_fewer_bits_than_the_kernel(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for bits, text in ((32, "aarch64, 32-bit programs  4"), (64, "aarch64  4")):
+        old_os = replace(PHONE, arch="aarch64", cores=4, userland_bits=bits)
+        answer = [Nearby("ssh", "pi", info=old_os)]
+        monkeypatch.setattr("targets.nearby.find_devices", lambda *_, answer=answer, **__: answer)
+        assert edge("devices") == 0
+        assert text in capsys.readouterr().out
+
+
 @pytest.mark.usefixtures("found")
 def test_only_a_host_that_was_named_fails_the_command() -> None:
     assert edge("devices", "pi@10.0.0.5") == 1
@@ -106,8 +118,9 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows[1] == {
         "transport": "adb", "name": "1a2b", "option": "--serial 1a2b", "asked": True,
         "problem": None, "kind": "android", "model": "Xiaomi Mi 10", "soc": "SM8250",
-        "os": "Android 12 (API 31)", "arch": "aarch64", "cores": 8, "emulated": False,
-        "targets": ["android-sd865"], "bench": "make bench TARGET=android-sd865 SERIAL=1a2b",
+        "os": "Android 12 (API 31)", "arch": "aarch64", "userland_bits": None, "cores": 8,
+        "emulated": False, "targets": ["android-sd865"],
+        "bench": "make bench TARGET=android-sd865 SERIAL=1a2b",
     }  # fmt: skip
     assert (rows[0]["option"], rows[0]["bench"], rows[4]["asked"]) == (None, None, False)
 
