@@ -184,7 +184,7 @@ class PoseTracker:
         )
         if self.mode == "corrected":
             # A person without a size has no place in a filter whose noise is in proportion to it.
-            enough &= (boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(axis=1)
+            enough &= _have_size(boxes_xyxy)
         return boxes_xyxy, enough
 
     def _least_keypoints(self, count: int) -> int:
@@ -195,13 +195,13 @@ class PoseTracker:
         """The tracks that may be in the picture, and boxes (N, 4) where they are expected."""
         if not self._tracks:
             return [], np.empty((0, 4), np.float32)
-        expected, enough = self._boxes_of(np.stack([track.expected_pose for track in self._tracks]))
+        expected, enough = self._boxes_of(np.array([track.expected_pose for track in self._tracks]))
         missing = np.array([track.missing > 0 for track in self._tracks])
-        predicted = np.stack([track.predicted_box for track in self._tracks])
+        predicted = np.array([track.predicted_box for track in self._tracks])
         boxes_xyxy = np.where(missing[:, None], predicted, expected)
         height, width = self._image_hw
-        clipped = np.clip(boxes_xyxy, 0, np.array([width, height] * 2, np.float32))
-        inside = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
+        limit = np.array([width, height, width, height], np.float32)
+        inside = _have_size(np.minimum(np.maximum(boxes_xyxy, np.float32(0)), limit))
         kept = inside & (enough | missing) & (areas(boxes_xyxy) > self.params.pose_min_bbox_size**2)
         return [self._tracks[index] for index in np.flatnonzero(kept)], boxes_xyxy[kept]
 
@@ -270,12 +270,18 @@ class PoseTracker:
         gated = gates.sum(axis=2).astype(np.float32)
         agreement = gated / count - np.where(gates, distance, 0).sum(axis=2) / gated
         agreement[gated < self._least_keypoints(count)] = _NEVER
-        overlap = iou(boxes_xyxy, np.stack([track.predicted_box for track in self._tracks]))
+        overlap = iou(boxes_xyxy, np.array([track.predicted_box for track in self._tracks]))
         for row, origin in enumerate(self._origins):
             if origin is not None:
                 others = np.array([track is not origin for track in self._tracks])
                 agreement[row, others] = overlap[row, others] = _NEVER
         return agreement.astype(np.float32), overlap, gates
+
+
+def _have_size(boxes_xyxy: F32) -> Mask:
+    """Which of the boxes (N, 4) are neither empty nor inside out."""
+    x1, y1, x2, y2 = boxes_xyxy.T
+    return np.asarray((x2 > x1) & (y2 > y1), np.bool_)
 
 
 def _to_whole_pixels(boxes_xyxy: F32) -> F32:

@@ -11,6 +11,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from edge.tracker_matching import squared_length
+
 __all__ = ["ConstantVelocity", "OneEuro"]
 
 F32 = npt.NDArray[np.float32]
@@ -52,13 +54,14 @@ class ConstantVelocity:
         """Move on by one frame."""
         position, link, velocity = self.variance
         self.position = self.position + self.velocity
-        self.variance = np.stack(
+        self.variance = np.array(
             [
                 position + 2 * link + velocity + (self.weight_position * size) ** 2,
                 link + velocity,
                 velocity + (self.weight_velocity * size) ** 2,
-            ]
-        ).astype(np.float32)
+            ],
+            np.float32,
+        )
 
     def distance(self, measured: F32, size: float) -> F32:
         """Squared Mahalanobis distances (..., M) of measurements (..., M, D) of the first M."""
@@ -107,7 +110,7 @@ class OneEuro:
         share = _factor(np.array([velocity_cutoff], np.float32))
         self.velocity = _blend(share, self.velocity, values - self.values)
         speed = np.empty_like(self.velocity)
-        speed[...] = np.sqrt(np.square(self.velocity).sum(axis=-1, keepdims=True))
+        speed[...] = np.sqrt(squared_length(self.velocity))[:, None]
         speed[-1] = self.velocity[-1] if self.signed else np.abs(self.velocity[-1])
         speed *= np.float32(beta)
         self.values = _blend(_factor(speed + np.float32(least)), self.values, values)
