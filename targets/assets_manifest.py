@@ -41,15 +41,18 @@ def arithmetic_of(artifact: Artifact) -> str | None:
     return str(safe)
 
 
-def manifest_of(artifact: Artifact) -> dict[str, Any]:
-    """The content of an asset's ``manifest.json``: plain values, no path of this machine."""
+def manifest_of(artifact: Artifact, arithmetic: str | None = None) -> dict[str, Any]:
+    """The content of an asset's ``manifest.json``: plain values, no path of this machine.
+
+    ``arithmetic`` is for who knows better than `arithmetic_of`.
+    """
     spec = artifact.spec
     manifest: dict[str, Any] = {
         "schema": SCHEMA,
         "kind": "edgepose-asset",
         "model": spec.name,
         "variant": str(artifact.variant),
-        "arithmetic": arithmetic_of(artifact),
+        "arithmetic": arithmetic or arithmetic_of(artifact),
         "arm": {
             "checked": bool(artifact.arm.get("checked", False)),
             "text": str(artifact.arm.get("text", "arm: not checked")),

@@ -28,10 +28,13 @@ __all__ = [
     "NativeOutput",
     "NativePrecision",
     "NativeRun",
+    "check_done",
     "finished_run",
+    "mask_flags",
     "parse_runner_line",
     "read_dump",
     "runner_argv",
+    "timing_flags",
     "write_input",
 ]
 
@@ -112,8 +115,21 @@ def runner_argv(
     ``interval``-th frame, ``network`` on each of its inputs (all of one name, one a person).
     """
     argv = [runner, *network.flags("--"), "--precision", precision, "--threads", str(threads)]
-    if cpu_mask is not None:
-        argv += ["--cpu-mask", cpu_mask]
+    argv += mask_flags(cpu_mask) + timing_flags(settings, pause_ms, block_size)
+    if dump is not None:
+        argv += ["--dump", dump]
+    if detector is not None:
+        argv += ["--pipeline", "--interval", str(interval), *detector.flags("--det-")]
+    return argv
+
+
+def mask_flags(cpu_mask: str | None) -> list[str]:
+    """The runner's option for a mask, hexadecimal."""
+    return [] if cpu_mask is None else ["--cpu-mask", cpu_mask]
+
+
+def timing_flags(settings: LatencySettings | None, pause_ms: float, block_size: int) -> list[str]:
+    """The runner's options for how to measure; without settings it does not."""
     if settings is None:
         values = {"warmup-count": "0", "warmup-ms": "0", "min-iterations": "0", "min-seconds": "0"}
     else:
@@ -125,13 +141,7 @@ def runner_argv(
             "max-seconds": f"{settings.max_duration_s:.6g}",
         }
     values |= {"pause-ms": f"{pause_ms:.6g}", "block-size": str(block_size)}
-    for name, value in values.items():
-        argv += [f"--{name}", value]
-    if dump is not None:
-        argv += ["--dump", dump]
-    if detector is not None:
-        argv += ["--pipeline", "--interval", str(interval), *detector.flags("--det-")]
-    return argv
+    return [word for name, value in values.items() for word in (f"--{name}", value)]
 
 
 # --- what it printed ------------------------------------------------------------------------------
@@ -170,6 +180,8 @@ class NativeRun:
     ``build`` says what is compiled in (``ncnn`` its version, ``kernels``, ``compiler``, ``arch``).
     ``computes_in`` is what ncnn makes of ``precision`` on this CPU. ``affinity`` and
     ``affinity_after`` hold one mask a thread. ``features`` are the CPU's as ncnn sees them.
+    ``networks_ns`` is the networks' part of each sample where pictures were timed, else empty;
+    ``detector_computes_in`` is then as ``computes_in``, of a detector.
     ``clocks`` were read before the first sample and after every block of samples. ``complete`` is
     False where the time ran out first. ``usage`` is the process's in the measured part:
     ``user_ns``, ``system_ns``, ``involuntary_switches``, ``major_faults``.
@@ -190,6 +202,8 @@ class NativeRun:
     first_inference_ns: int
     pipeline_interval: int | None
     pipeline_people: int | None
+    detector_computes_in: NativePrecision | None
+    networks_ns: tuple[int, ...]
     warmup_count: int
     warmup_ns: int
     complete: bool
@@ -225,8 +239,8 @@ class NativeRun:
         return reasons
 
 
-def finished_run(done: Done, device: str) -> NativeRun:
-    """The run that a finished runner printed; DeviceError with the runner's own reason otherwise.
+def check_done(done: Done, device: str) -> None:
+    """DeviceError with the runner's own reason unless it ended well.
 
     ``device`` is for the message, like ``adb 1a2b3c``.
     """
@@ -235,6 +249,11 @@ def finished_run(done: Done, device: str) -> NativeRun:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         why = f": {said[-1].removeprefix(f'{_KIND}: ')}" if said else ""
         raise DeviceError(f"{device}: {what}{why}")
+
+
+def finished_run(done: Done, device: str) -> NativeRun:
+    """The run that a finished runner printed; DeviceError as `check_done` otherwise."""
+    check_done(done, device)
     return parse_runner_line(done.stdout.decode(errors="replace"), device)
 
 
@@ -269,6 +288,8 @@ def _run(data: Mapping[str, Any]) -> NativeRun:
         first_inference_ns=whole(data["first_inference_ns"]),
         pipeline_interval=None if pipeline is None else whole(pipeline["interval"]),
         pipeline_people=None if pipeline is None else whole(pipeline["people"]),
+        detector_computes_in=_detector_precision(pipeline),
+        networks_ns=tuple(map(whole, (pipeline or {}).get("networks_ns", ()))),
         warmup_count=whole(data["warmup_count"]),
         warmup_ns=whole(data["warmup_ns"]),
         complete=_flag(data["complete"]),
@@ -287,6 +308,8 @@ def _run(data: Mapping[str, Any]) -> NativeRun:
         starts_ns=tuple(map(whole, data["starts_ns"])),
     )
     check_starts(run.samples_ns, run.starts_ns)
+    if len(run.networks_ns) not in (0, len(run.samples_ns)):
+        raise ValueError(f"the networks' part of {len(run.networks_ns)} samples")
     return run
 
 
@@ -311,6 +334,11 @@ def _precision(value: object) -> NativePrecision:
         if value == precision:
             return precision
     raise ValueError(f"{value!r} where a precision should be")
+
+
+def _detector_precision(pipeline: Mapping[str, Any] | None) -> NativePrecision | None:
+    found = (pipeline or {}).get("detector_computes_in")
+    return None if found is None else _precision(found)
 
 
 # --- files ----------------------------------------------------------------------------------------

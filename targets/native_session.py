@@ -17,6 +17,7 @@ from edge.artifact import Artifact, load_constants
 from edge.errors import DeviceError
 from edge.latency import LatencySettings
 from edge.session import Array, Feeds, Session, check_feeds
+from edge.spec import ModelSpec
 from targets.device_session import TimedRun
 from targets.native import (
     NativeInput,
@@ -36,7 +37,14 @@ from targets.transport import Progress, Transport, countdown, push_changed, scra
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["NativeSession", "measure_pipeline", "place_runner"]
+__all__ = [
+    "NativeSession",
+    "frames_of",
+    "limit_s",
+    "measure_pipeline",
+    "place_runner",
+    "timed_run",
+]
 
 # Loading a network and its first inference, besides what the settings allow for.
 _START_S = 120.0
@@ -83,12 +91,12 @@ class NativeSession(Session):
         self.inference_precision: str = precision
         self.max_batch: int | None = 1
         self._constants = load_constants(artifact)
-        self._transport = transport
-        self._program = tuple(program)
-        self._model = posixpath.join(folder, artifact.files["model"])
-        self._weights = posixpath.join(folder, artifact.files["weights"])
-        self._precision = precision
-        self._threads, self._cpu_mask = threads, cpu_mask
+        self.artifact, self.transport = artifact, transport
+        self.program = tuple(program)
+        self.model_path = posixpath.join(folder, artifact.files["model"])
+        self.weights_path = posixpath.join(folder, artifact.files["weights"])
+        self.precision: NativePrecision = precision
+        self.threads, self.cpu_mask = threads, cpu_mask
         self._timeout_s = timeout_s
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
@@ -104,7 +112,7 @@ class NativeSession(Session):
                 for output in run.outputs:
                     if output.file:
                         remote = posixpath.join(dump, output.file)
-                        self._transport.pull(remote, Path(text) / output.file, timeout_s=left_s())
+                        self.transport.pull(remote, Path(text) / output.file, timeout_s=left_s())
                 found = read_dump(run.outputs, Path(text), self.machine)
         outputs: dict[str, Array] = {}
         for tensor in self.spec.outputs:
@@ -120,59 +128,18 @@ class NativeSession(Session):
     def measure(self, feeds: Feeds, settings: LatencySettings) -> TimedRun:
         """Time the network on one image; DeviceError where the runner fails."""
         with self._pushed([feeds]) as (network, _):
-            run = self._finish(network, settings, _limit_s(settings))
-        return self._timed(run)
+            run = self._finish(network, settings, limit_s(settings))
+        return timed_run(run, self.spec)
 
     def close(self) -> None:
         """Nothing stays loaded between calls."""
-
-    def _timed(self, run: NativeRun) -> TimedRun:
-        masks = {*run.affinity, *run.affinity_after}
-        held = 0
-        for mask in masks:
-            held |= int(mask, 16)
-        first_ns = run.starts_ns[0] if run.starts_ns else 0
-        details: dict[str, Any] = {
-            "peak_memory_kb": run.peak_memory_kb,
-            "warmed_up_count": run.warmup_count,
-            "big_cpus": run.big_cpus,
-            "cpu_features": " ".join(sorted(name for name, has in run.features.items() if has)),
-            **run.usage,
-        }
-        if run.pipeline_people is not None:
-            details |= {"interval": run.pipeline_interval, "people": run.pipeline_people}
-        if run.openmp_environment:
-            details["openmp_environment"] = " ".join(run.openmp_environment)
-        return TimedRun(
-            runner=RunnerRecord("native", f"{run.build.get('runner')} ({run.build.get('build')})"),
-            engine=run.engine,
-            inference_precision=run.computes_in,
-            threads=run.threads,
-            affinity=f"{held:x}" if masks else None,
-            input_shape=tuple(1 if size is None else size for size in self.spec.input.shape),
-            cold=ColdStart(run.load_ns / 1e6, run.first_inference_ns / 1e6),
-            samples_ns=run.samples_ns,
-            starts_ns=tuple(start - first_ns for start in run.starts_ns),
-            outputs_finite=None if any(one.non_finite for one in run.outputs) else True,
-            points=tuple(
-                StatePoint(
-                    (clocks.t_ns - first_ns) / 1e9,
-                    clocks_khz={
-                        f"cpu{core}": khz for core, khz in enumerate(clocks.khz) if khz is not None
-                    },
-                )
-                for clocks in run.clocks
-            ),
-            reasons=tuple(run.reasons()),
-            details=details,
-        )
 
     @contextmanager
     def _pushed(self, images: Sequence[Feeds]) -> Iterator[tuple[NativeNetwork, str]]:
         """The network fed with images (one input each), and a folder for what it leaves."""
         with (
             tempfile.TemporaryDirectory(prefix="edgepose-") as text,
-            scratch_folder(self._transport) as folder,
+            scratch_folder(self.transport) as folder,
         ):
             inputs = []
             for number, feeds in enumerate(images):
@@ -180,10 +147,10 @@ class NativeSession(Session):
                 local = Path(text) / f"input{number}.bin"
                 write_input(local, array)
                 remote = posixpath.join(folder, local.name)
-                self._transport.push(local, remote, timeout_s=_START_S)
+                self.transport.push(local, remote, timeout_s=_START_S)
                 inputs.append(NativeInput(self.spec.input.name, remote, tuple(array.shape)))
             outputs = tuple(tensor.name for tensor in self.spec.outputs)
-            yield NativeNetwork(self._model, self._weights, tuple(inputs), outputs), folder
+            yield NativeNetwork(self.model_path, self.weights_path, tuple(inputs), outputs), folder
 
     def _finish(
         self,
@@ -197,18 +164,18 @@ class NativeSession(Session):
         precision: NativePrecision | None = None,
     ) -> NativeRun:
         argv = runner_argv(
-            self._program[-1],
+            self.program[-1],
             network,
-            precision=precision or self._precision,
-            threads=self._threads,
+            precision=precision or self.precision,
+            threads=self.threads,
             settings=settings,
-            cpu_mask=self._cpu_mask,
+            cpu_mask=self.cpu_mask,
             pause_ms=settings.pause_s * 1000 if settings else 0.0,
             dump=dump,
             detector=detector,
             interval=interval,
         )
-        done = self._transport.run([*self._program[:-1], *argv], timeout_s=timeout_s)
+        done = self.transport.run([*self.program[:-1], *argv], timeout_s=timeout_s)
         run = finished_run(done, self.machine)
         self.engine, self.inference_precision = run.engine, run.computes_in
         return run
@@ -235,27 +202,91 @@ def measure_pipeline(
         run = pose._finish(
             network,
             frames,
-            _limit_s(settings),
+            limit_s(settings),
             detector=finder,
             interval=interval,
-            precision=pose._precision if pose._precision == detector._precision else "fp32",
+            precision=pose.precision if pose.precision == detector.precision else "fp32",
         )
-    timed = pose._timed(run)
+    return frames_of(timed_run(run, pose.spec), run, interval)
+
+
+def timed_run(run: NativeRun, spec: ModelSpec) -> TimedRun:
+    """A run as timing sees it; ``spec`` is the model's, of a pipeline the pose model's."""
+    masks = {*run.affinity, *run.affinity_after}
+    held = 0
+    for mask in masks:
+        held |= int(mask, 16)
+    first_ns = run.starts_ns[0] if run.starts_ns else 0
+    details: dict[str, Any] = {
+        "peak_memory_kb": run.peak_memory_kb,
+        "warmed_up_count": run.warmup_count,
+        "big_cpus": run.big_cpus,
+        "cpu_features": " ".join(sorted(name for name, has in run.features.items() if has)),
+        **run.usage,
+    }
+    if run.pipeline_people is not None:
+        details |= {"interval": run.pipeline_interval, "people": run.pipeline_people}
+    if run.openmp_environment:
+        details["openmp_environment"] = " ".join(run.openmp_environment)
+    return TimedRun(
+        runner=RunnerRecord("native", f"{run.build.get('runner')} ({run.build.get('build')})"),
+        engine=run.engine,
+        inference_precision=run.computes_in,
+        threads=run.threads,
+        affinity=f"{held:x}" if masks else None,
+        input_shape=tuple(1 if size is None else size for size in spec.input.shape),
+        cold=ColdStart(run.load_ns / 1e6, run.first_inference_ns / 1e6),
+        samples_ns=run.samples_ns,
+        starts_ns=tuple(start - first_ns for start in run.starts_ns),
+        outputs_finite=None if any(one.non_finite for one in run.outputs) else True,
+        points=tuple(
+            StatePoint(
+                (clocks.t_ns - first_ns) / 1e9,
+                clocks_khz={
+                    f"cpu{core}": khz for core, khz in enumerate(clocks.khz) if khz is not None
+                },
+            )
+            for clocks in run.clocks
+        ),
+        reasons=tuple(run.reasons()),
+        details=details,
+    )
+
+
+def frames_of(timed: TimedRun, run: NativeRun, interval: int) -> TimedRun:
+    """Mean frames of ``interval`` in a row, of which the first has the detector.
+
+    The details have the medians of both kinds of frame and, where the runner told it, what the
+    networks alone took of a mean frame.
+    """
     whole = len(run.samples_ns) // interval
     groups = [run.samples_ns[start * interval :][:interval] for start in range(whole)]
     others = [sample for group in groups for sample in group[1:]]
+    details = {
+        **timed.details,
+        "detector_frame_ms": median(group[0] for group in groups) / 1e6 if groups else None,
+        "other_frame_ms": median(others) / 1e6 if others else None,
+    }
+    if run.networks_ns and groups:
+        networks = [
+            sum(run.networks_ns[start * interval :][:interval]) / interval for start in range(whole)
+        ]
+        frames = [sum(group) / interval for group in groups]
+        details["networks_ms"] = median(networks) / 1e6
+        details["networks_share"] = round(median(networks) / median(frames), 4)
+    if run.detector_computes_in:
+        details["detector_inference_precision"] = run.detector_computes_in
     return replace(
         timed,
         samples_ns=tuple(round(sum(group) / interval) for group in groups),
         starts_ns=timed.starts_ns[: whole * interval : interval],
-        details={
-            **timed.details,
-            "detector_frame_ms": median(group[0] for group in groups) / 1e6 if groups else None,
-            "other_frame_ms": median(others) / 1e6 if others else None,
-        },
+        details=details,
     )
 
 
-def _limit_s(settings: LatencySettings) -> float:
-    """Until when a measuring runner must have ended: warm-up keeps to ``max_duration_s`` too."""
-    return _START_S + 2 * settings.max_duration_s
+def limit_s(settings: LatencySettings | None) -> float:
+    """Until when a runner must have ended: its warm-up keeps to ``max_duration_s`` too.
+
+    Without settings it measures nothing.
+    """
+    return _START_S + (2 * settings.max_duration_s if settings else 0.0)

@@ -307,7 +307,8 @@ def _pipeline(run: RunResult) -> dict[str, str]:
     if pipeline is None:
         return {}
     name = f"{pipeline.detector} {pipeline.detector_variant}, {pipeline.detector_key or 'no key'}"
-    frames = f"a sample is the mean frame of {pipeline.interval} in a row"
+    work = "from pixels to keypoints" if pipeline.whole else "of the networks alone"
+    frames = f"a sample is the mean frame of {pipeline.interval} in a row, {work}"
     return {"Detector": f"{name}; {frames}"}
 
 

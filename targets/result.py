@@ -84,7 +84,8 @@ class PipelineRecord:
     """A detector before the pose model, as a video is worked on.
 
     The detector runs in every ``interval``-th frame, the pose model on ``people`` people in each. A
-    sample is the mean frame of ``interval`` frames in a row.
+    sample is the mean frame of ``interval`` frames in a row: of ``whole`` ones, from pixels to
+    keypoints, or of the networks alone.
     """
 
     detector: str
@@ -92,6 +93,7 @@ class PipelineRecord:
     detector_key: str
     interval: int
     people: int
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ class ArtifactRecord:
         if self.pipeline is None:
             return self.model
         people = f"{self.pipeline.people} {'person' if self.pipeline.people == 1 else 'people'}"
-        return f"{self.model} (detector 1 in {self.pipeline.interval}, {people})"
+        alone = "" if self.pipeline.whole else ", networks alone"
+        return f"{self.model} (detector 1 in {self.pipeline.interval}, {people}{alone})"
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ __all__ = ["Say", "build_runner", "find_runner", "say_on_stderr"]
 Say = Callable[[str], None]
 
 _SOURCES = Path(__file__).resolve().parent / "runner"
+# What apps include, and the runner from where it lies.
+_HEADER = Path(__file__).resolve().parent / "android" / "edgepose.hpp"
 _PERIOD_S = 10.0
 
 _FLAGS = (
@@ -98,7 +100,7 @@ def build_runner(arch: Arch, say: Say = say_on_stderr) -> RunnerInfo:
 
 
 def _sources() -> list[Path]:
-    return sorted([*_SOURCES.glob("*.h"), *_SOURCES.glob("*.cpp")])
+    return sorted([*_SOURCES.glob("*.h"), *_SOURCES.glob("*.cpp"), _HEADER])
 
 
 def _key(*parts: object) -> str:

@@ -278,7 +278,7 @@ def python_run() -> RunResult:
 
 def pipeline_run(number: int = 1, *, interval: int = 5, people: int = 1) -> RunResult:
     """A detector every few frames with a pose model; a sample is the mean of these frames."""
-    pipeline = PipelineRecord("rtmdet-nano-person", "ncnn-fp16", "de7ec7", interval, people)
+    pipeline = PipelineRecord("rtmdet-nano-person", "ncnn-fp16", "de7ec7", interval, people, True)
     run = replace(
         phone_run(number),
         run_id=f"20261121T1830{number:02d}Z-android-sd865-pipeline-{interval}-{people}-{number}",

@@ -152,12 +152,13 @@ def test_detector_and_pose_model_as_a_pipeline(stage: Stage, studio: Studio) -> 
     assert main([*argv, "--size", "96x96", "--out", str(studio.models / "build")]) == 0
     argv = ["bench", str(stage.artifact), str(finder), "--target", "android", *FEW, "--pipeline"]
     argv += ["--serial", stage.phone.serial, "--out", str(stage.out), "--repeat", "1"]
+    argv += ["--networks-alone"]
     outcome = stage.outcome([*argv, "--interval", "2", "--people", "3"])
     assert outcome.code == 0, outcome.lines
     (run,) = outcome.runs
     assert run.valid and run.artifact.model == "rtmdet-nano-demo+tiny"
     pipeline = run.artifact.pipeline
-    assert pipeline and (pipeline.interval, pipeline.people) == (2, 3)
+    assert pipeline and (pipeline.interval, pipeline.people, pipeline.whole) == (2, 3, False)
     assert run.parity and "68 keypoints" in run.parity.summary and "boxes" in run.parity.summary
     # Three pairs of frames, of which the first of each has the detector in it.
     assert len(run.samples_ns) == 3

@@ -123,6 +123,7 @@ def test_a_profile_of_one_s_own(
         (["bench", "--target", "android", "--host", "pi@board"], "leave --host pi@board out"),
         (["bench", "--target", "x86", "--lock-clocks", "{artifact}"], "is for a Jetson"),
         (["bench", "--target", "x86", "--pipeline", "{artifact}"], "one pose model and one detec"),
+        (["bench", "--target", "x86", "--networks-alone", "{artifact}"], "is for --pipeline"),
         (["bench", "--target", "x86", "{artifact}", "{artifact}"], "is named twice"),
         (["bench", "--target", "x86", "{artifact}", "--min-seconds", "9999"], "max_duration_s"),
         (

@@ -355,7 +355,7 @@ def overflow_is_caught(tmp_path: Path, kind: str, runner: Path) -> None:
                 off = float(np.abs(got[name] - want[name]).max() / np.abs(want[name]).max())
                 if off > 0.04:
                     wrong.append(f"{name} is off by {off:.3f}")
-        assert session.inference_precision == session._precision
+        assert session.inference_precision == session.precision
         return wrong, ""
 
     files = {"model": param.name, "weights": weights.name}

@@ -364,7 +364,15 @@ def test_another_compiler_builds_again_another_source_links_again(
     own.mkdir()
     (own / "main.cpp").write_text("int main() {}")
     monkeypatch.setattr(runner_build, "_SOURCES", own)
-    assert build_runner("aarch64", lambda _: None).path != second.path
+    third = build_runner("aarch64", lambda _: None)
+    assert third.path != second.path
+    assert calls(stand_ins) == ["link"]
+
+    # The header that apps include is a source of the runner's.
+    header = stand_ins / "edgepose.hpp"
+    header.write_text(f"{runner_build._HEADER.read_text()}// changed\n")
+    monkeypatch.setattr(runner_build, "_HEADER", header)
+    assert build_runner("aarch64", lambda _: None).path != third.path
     assert calls(stand_ins) == ["link"]
 
 

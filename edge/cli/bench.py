@@ -83,7 +83,12 @@ def add_bench(command: Callable[[str, Callable[[argparse.Namespace], int], str],
     target.add_argument(
         "--pipeline",
         action="store_true",
-        help="frames of detector and pose model together (ncnn): the networks alone",
+        help="frames of detector and pose model together (ncnn), from pixels to keypoints",
+    )
+    target.add_argument(
+        "--networks-alone",
+        action="store_true",
+        help="--pipeline: without letterbox, crops and decoding; for codecs besides rtmdet, simcc",
     )
     target.add_argument(
         "--interval",
@@ -116,6 +121,8 @@ def add_bench(command: Callable[[str, Callable[[argparse.Namespace], int], str],
 
 def bench(arguments: argparse.Namespace) -> int:
     """Time artifacts; exit code 1 where one could not be timed or no run of it is valid."""
+    if arguments.networks_alone and not arguments.pipeline:
+        raise SpecError("--networks-alone is for --pipeline: without it networks are timed alone")
     if arguments.target is None and arguments.profile is None:
         if len(arguments.artifacts) != 1:
             raise SpecError(

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from targets.result import ArtifactRecord, ParityRecord
     from targets.trtexec_session import TrtexecSession
 
-__all__ = ["BenchWork", "say"]
+    _Measure = Callable[[LatencySettings], TimedRun]
+
+__all__ = ["BenchWork", "progress", "say"]
 
 # Every image is a process on the device: enough to see a wrong answer, few enough to wait for.
 _PARITY_IMAGES = 4
@@ -145,7 +147,7 @@ class BenchWork:
     def _folder(self, artifact: Artifact) -> str:
         from targets.placed import place_artifact
 
-        return place_artifact(self.place.transport, artifact, on_progress=_progress(artifact))
+        return place_artifact(self.place.transport, artifact, on_progress=progress(artifact))
 
     def _native(self, artifact: Artifact) -> DeviceSession:
         from targets.native_session import NativeSession, place_runner
@@ -227,7 +229,7 @@ class BenchWork:
 
     def _pipeline(self, found: Sequence[_Found]) -> Candidate:
         from targets.bench import published_figure
-        from targets.native_session import NativeSession, measure_pipeline
+        from targets.native_session import NativeSession
         from targets.result import PipelineRecord
 
         native = [one for one in found if isinstance(one.session, NativeSession)]
@@ -239,20 +241,10 @@ class BenchWork:
                 "artifacts, or --model and --detector with --formats ncnn-fp16"
             )
         (pose,), (finder,) = poses, finders
-        crops = [image.feeds for image in self.images.feeds(pose.artifact.spec)]
-        people = [crops[number % len(crops)] for number in range(self.arguments.people)]
-        scene = self.images.feeds(finder.artifact.spec)[0].feeds
+        alone: bool = self.arguments.networks_alone
+        frames = self._networks_alone if alone else self._whole_frames
+        measure, more = frames(pose, finder)
         model = f"{finder.artifact.spec.name}+{pose.artifact.spec.name}"
-        variant = pose.artifact.variant
-        interval = self.arguments.interval
-
-        def measure(settings: LatencySettings) -> TimedRun:
-            assert isinstance(pose.session, NativeSession)
-            assert isinstance(finder.session, NativeSession)
-            return measure_pipeline(
-                pose.session, finder.session, people, scene, settings, interval=interval
-            )
-
         return replace(
             pose.candidate,
             record=replace(
@@ -263,14 +255,57 @@ class BenchWork:
                     detector=finder.artifact.spec.name,
                     detector_variant=str(finder.artifact.variant),
                     detector_key=finder.artifact.key,
-                    interval=interval,
-                    people=len(people),
+                    interval=self.arguments.interval,
+                    people=self.arguments.people,
+                    whole=not alone,
                 ),
             ),
             measure=measure,
-            parity=_both([pose.candidate.parity, finder.candidate.parity]),
-            published=published_figure(self.place.profile, f"{model}/{variant}", pipeline=True),
+            parity=_all_of([pose.candidate.parity, finder.candidate.parity, *more]),
+            published=published_figure(
+                self.place.profile, f"{model}/{pose.artifact.variant}", pipeline=True
+            ),
         )
+
+    def _whole_frames(self, pose: _Found, finder: _Found) -> tuple[_Measure, list[ParityRecord]]:
+        """From a picture's pixels to keypoints, compared with the Python runtime first."""
+        from edge.cli.bench_pipeline import compare_pipeline, picture_of, pictures
+        from targets.native_pipeline import NativePipeline
+        from targets.native_session import NativeSession
+
+        assert isinstance(pose.session, NativeSession)
+        assert isinstance(finder.session, NativeSession)
+        pipeline = NativePipeline(pose.session, finder.session)
+        people: int = self.arguments.people
+        sights, parity = compare_pipeline(pipeline, pictures(self.arguments.images, people))
+        say(f"  on the device: {parity.summary}")
+        sight = picture_of(sights, people)
+        say(f"  frames of {sight.name}")
+
+        def measure(settings: LatencySettings) -> TimedRun:
+            return pipeline.measure(
+                sight.image_bgr, settings, interval=self.arguments.interval, people=people
+            )
+
+        return measure, [parity]
+
+    def _networks_alone(self, pose: _Found, finder: _Found) -> tuple[_Measure, list[ParityRecord]]:
+        """On prepared inputs."""
+        from targets.native_session import NativeSession, measure_pipeline
+
+        crops = [image.feeds for image in self.images.feeds(pose.artifact.spec)]
+        people = [crops[number % len(crops)] for number in range(self.arguments.people)]
+        scene = self.images.feeds(finder.artifact.spec)[0].feeds
+
+        def measure(settings: LatencySettings) -> TimedRun:
+            assert isinstance(pose.session, NativeSession)
+            assert isinstance(finder.session, NativeSession)
+            interval = self.arguments.interval
+            return measure_pipeline(
+                pose.session, finder.session, people, scene, settings, interval=interval
+            )
+
+        return measure, []
 
 
 def _whole_batch(artifact: Artifact, feeds: Feeds) -> Feeds:
@@ -279,7 +314,7 @@ def _whole_batch(artifact: Artifact, feeds: Feeds) -> Feeds:
     return {name: np.repeat(array, size, axis=0) for name, array in feeds.items()}
 
 
-def _both(parities: Sequence[ParityRecord | None]) -> ParityRecord | None:
+def _all_of(parities: Sequence[ParityRecord | None]) -> ParityRecord | None:
     known = [parity for parity in parities if parity is not None]
     if len(known) < len(parities):
         return None
@@ -290,7 +325,7 @@ def _both(parities: Sequence[ParityRecord | None]) -> ParityRecord | None:
     )
 
 
-def _progress(artifact: Artifact) -> Callable[[int, int], None] | None:
+def progress(artifact: Artifact) -> Callable[[int, int], None] | None:
     """A line that is written over, on a terminal alone."""
     if not sys.stderr.isatty():
         return None

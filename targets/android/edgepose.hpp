@@ -655,6 +655,7 @@ public:
         net_.opt.use_fp16_storage = half;
         net_.opt.use_fp16_arithmetic = arithmetic == "fp16";
         net_.opt.use_bf16_storage = arithmetic == "bf16";
+        net_.opt.use_bf16_packed = arithmetic == "bf16";
         Reader reader(weights, weights_size);
         if (net_.load_param_mem(param.c_str()) != 0 || net_.load_model(reader) != 0)
             throw Error(spec_.name + ": ncnn cannot load it");
@@ -662,10 +663,12 @@ public:
             throw Error(spec_.name + ": weights and model do not belong together");
     }
 
+    virtual ~Network() = default;
+
     const Spec& spec() const { return spec_; }
 
-    // The outputs of one input (3, H, W), in the order of the spec.
-    std::vector<ncnn::Mat> run(const ncnn::Mat& input) const {
+    // The outputs of one input (3, H, W), in the order of the spec. Virtual for who wants to time it.
+    virtual std::vector<ncnn::Mat> run(const ncnn::Mat& input) const {
         ncnn::Extractor extractor = net_.create_extractor();
         if (extractor.input(spec_.input.c_str(), input) != 0)
             throw Error(spec_.name + ": no input '" + spec_.input + "'");

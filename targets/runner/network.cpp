@@ -3,33 +3,38 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include <algorithm>
-#include <memory>
 
 #include "datareader.h"
 #include "device.h"
 #include "failure.h"
+#include "files.h"
 
 namespace runner {
 namespace {
 
-struct CloseFile {
-    void operator()(FILE* file) const { fclose(file); }
-};
-using File = std::unique_ptr<FILE, CloseFile>;
-
-File open_file(const std::string& path, Exit code) {
-    struct stat info;
-    File file(fopen(path.c_str(), "rb"));
-    if (!file) throw Failure{code, path + ": " + strerror(errno)};
-    if (fstat(fileno(file.get()), &info) != 0 || !S_ISREG(info.st_mode))
-        throw Failure{code, path + ": not a file"};
-    return file;
+[[noreturn]] void cannot_load(const std::string& path) {
+    const std::string reason = library_message();
+    throw Failure{Exit::load, path + ": ncnn cannot load it" +
+                                  (reason.empty() ? "" : " (" + reason + ")")};
 }
 
-// ncnn reads a text that breaks off as if it went on with what comes next: count its lines first.
+std::string listed(const std::vector<const char*>& names) {
+    std::string text;
+    for (const char* name : names) text += (text.empty() ? "" : ", ") + std::string(name);
+    return text;
+}
+
+int blob_index(const ncnn::Net& net, const std::string& name) {
+    const std::vector<ncnn::Blob>& blobs = net.blobs();
+    for (size_t i = 0; i < blobs.size(); i++)
+        if (blobs[i].name == name) return static_cast<int>(i);
+    return -1;
+}
+
+}  // namespace
+
 void check_param(const std::string& path) {
     const File file = open_file(path, Exit::load);
     long magic = 0, layers = 0, blobs = 0, lines = 0;
@@ -52,26 +57,13 @@ void check_param(const std::string& path) {
                                       ": it is cut off or damaged"};
 }
 
-[[noreturn]] void cannot_load(const std::string& path) {
-    const std::string reason = library_message();
-    throw Failure{Exit::load, path + ": ncnn cannot load it" +
-                                  (reason.empty() ? "" : " (" + reason + ")")};
+// What ncnn makes of a precision on this CPU: x86 widens half floats on loading, an ARM core
+// without half-precision arithmetic keeps them in memory and computes in floats.
+const char* computes_in(Precision precision) {
+    const bool half = precision == Precision::fp16 || precision == Precision::fp16_storage;
+    if (!half || has_fp16_arithmetic()) return precision_name(precision);
+    return precision_name(kIsArm ? Precision::fp16_storage : Precision::fp32);
 }
-
-std::string listed(const std::vector<const char*>& names) {
-    std::string text;
-    for (const char* name : names) text += (text.empty() ? "" : ", ") + std::string(name);
-    return text;
-}
-
-int blob_index(const ncnn::Net& net, const std::string& name) {
-    const std::vector<ncnn::Blob>& blobs = net.blobs();
-    for (size_t i = 0; i < blobs.size(); i++)
-        if (blobs[i].name == name) return static_cast<int>(i);
-    return -1;
-}
-
-}  // namespace
 
 Network::Network(const NetworkFiles& files, const Options& options) {
     const bool storage =
@@ -151,10 +143,8 @@ ncnn::Mat read_input(const TensorFile& input) {
     const std::vector<int> sizes(input.shape.begin() + 1, input.shape.end());
     size_t count = 1;
     for (int size : sizes) count *= static_cast<size_t>(size);
-    struct stat info;
-    fstat(fileno(file.get()), &info);
-    if (static_cast<size_t>(info.st_size) != count * sizeof(float))
-        throw Failure{Exit::input, input.path + ": " + std::to_string(info.st_size) +
+    if (size_of(file) != count * sizeof(float))
+        throw Failure{Exit::input, input.path + ": " + std::to_string(size_of(file)) +
                                        " bytes, its shape needs " +
                                        std::to_string(count * sizeof(float))};
     ncnn::Mat mat;

@@ -36,6 +36,13 @@ private:
     int64_t load_ns_ = 0;
 };
 
+// What ncnn computes in on this CPU when asked for a precision.
+const char* computes_in(Precision precision);
+
+// Throws Failure with Exit::load unless the .param file has all of its lines: ncnn reads a text that
+// breaks off as if it went on with what comes next.
+void check_param(const std::string& path);
+
 // The file's values as a Mat; throws Failure with Exit::input where size and shape do not agree.
 ncnn::Mat read_input(const TensorFile& input);
 

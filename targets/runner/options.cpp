@@ -35,6 +35,16 @@ const char kHelp[] =
   --interval N                  (5, as in the RTMPose project's pipeline figures)
                                 and one --input a person, all with the same name
 
+  --picture FILE:480x640        instead of --input, --outputs and --precision: from pixels to people,
+                                with letterbox, decoding, suppression and crops. Raw uint8 BGR of
+                                this height and width. --det-param, --det-bin and --interval as
+                                above, or none of them: the picture is then one box.
+  --manifest FILE --det-manifest FILE  the models' manifest.json: spec and arithmetic
+  --score T                     least score of a box (0.3)
+  --people N                    the best N only, of those that are found (all)
+  --find                        one line of JSON a picture, with its people, and nothing measured;
+                                takes --picture any number of times
+
   --version                     what is compiled in, as one line of JSON
   --help
 
@@ -69,6 +79,14 @@ int parse_count(const std::string& option, const std::string& text, int least, i
         refuse(option + " takes a whole number of " + std::to_string(least) + " to " +
                std::to_string(most) + ", not '" + text + "'");
     return static_cast<int>(value);
+}
+
+double parse_score(const std::string& option, const std::string& text) {
+    char* end = nullptr;
+    const double value = strtod(text.c_str(), &end);
+    if (text.empty() || *end != 0 || !(value >= 0 && value <= 1))
+        refuse(option + " takes a score of 0 to 1, not '" + text + "'");
+    return value;
 }
 
 double parse_time(const std::string& option, const std::string& text) {
@@ -110,11 +128,14 @@ std::vector<std::string> parse_names(const std::string& option, const std::strin
     return names;
 }
 
-Precision parse_precision(const std::string& text) {
-    for (Precision precision :
-         {Precision::fp32, Precision::fp16, Precision::fp16_storage, Precision::bf16})
-        if (text == precision_name(precision)) return precision;
-    refuse("--precision is fp32, fp16, fp16-storage or bf16, not '" + text + "'");
+PictureFile parse_picture(const std::string& option, const std::string& text) {
+    const size_t colon = text.rfind(':');
+    const std::vector<std::string> sizes =
+        split(colon == std::string::npos ? "" : text.substr(colon + 1), 'x');
+    if (sizes.size() != 2 || colon == 0)
+        refuse(option + " takes FILE:480x640 (height x width), not '" + text + "'");
+    const int height = parse_count(option + "'s height", sizes[0], 1, 1 << 15);
+    return {text.substr(0, colon), height, parse_count(option + "'s width", sizes[1], 1, 1 << 15)};
 }
 
 std::string parse_mask(const std::string& text) {
@@ -141,6 +162,8 @@ bool take_network_option(NetworkFiles& network, const std::string& prefix,
         network.inputs.push_back(parse_input(option, value));
     else if (option == prefix + "outputs")
         network.outputs = parse_names(option, value);
+    else if (option == prefix + "manifest")
+        network.manifest = value;
     else
         return false;
     return true;
@@ -149,7 +172,7 @@ bool take_network_option(NetworkFiles& network, const std::string& prefix,
 bool take_option(Options& options, const std::string& option, const std::string& value) {
     constexpr int kMany = 1000 * 1000 * 1000;
     if (option == "--precision")
-        options.precision = parse_precision(value);
+        options.precision = parse_precision(option, value);
     else if (option == "--threads")
         options.threads = parse_count(option, value, 1, 1024);
     else if (option == "--cpu-mask")
@@ -170,6 +193,12 @@ bool take_option(Options& options, const std::string& option, const std::string&
         options.block_size = parse_count(option, value, 1, kMany);
     else if (option == "--interval")
         options.interval = parse_count(option, value, 1, kMany);
+    else if (option == "--picture")
+        options.pictures.push_back(parse_picture(option, value));
+    else if (option == "--score")
+        options.score = parse_score(option, value);
+    else if (option == "--people")
+        options.people = parse_count(option, value, 1, kMany);
     else if (option == "--dump")
         options.dump = value;
     else
@@ -189,6 +218,34 @@ void check_network(const NetworkFiles& network, const std::string& prefix, bool 
         refuse("two of " + prefix + "input have the same name");
 }
 
+void check_networks(const Options& options, const std::set<std::string>& seen) {
+    check_network(options.model, "--", options.pipeline);
+    for (const char* option : {"--find", "--score", "--people", "--manifest", "--det-manifest"})
+        if (seen.count(option)) refuse(std::string(option) + " is for --picture");
+    if (options.pipeline)
+        check_network(options.detector, "--det-", false);
+    else if (seen.count("--interval") || !options.detector.inputs.empty() ||
+             !options.detector.param.empty() || !options.detector.bin.empty() ||
+             !options.detector.outputs.empty())
+        refuse("--interval and --det-... are for --pipeline and --picture");
+}
+
+void check_pictures(const Options& options, const std::set<std::string>& seen) {
+    const NetworkFiles &model = options.model, &detector = options.detector;
+    for (const char* option : {"--pipeline", "--input", "--det-input", "--outputs", "--det-outputs",
+                               "--precision", "--dump"})
+        if (seen.count(option)) refuse(std::string(option) + " is not for --picture");
+    if (model.param.empty() || model.bin.empty() || model.manifest.empty())
+        refuse("with --picture --param, --bin and --manifest are needed");
+    const bool whole = !detector.param.empty() && !detector.bin.empty() && !detector.manifest.empty();
+    if (!whole && !(detector.param.empty() && detector.bin.empty() && detector.manifest.empty()))
+        refuse("--det-param, --det-bin and --det-manifest belong together");
+    for (const char* option : {"--interval", "--score", "--people"})
+        if (!whole && seen.count(option)) refuse(std::string(option) + " needs a detector");
+    if (!options.find && options.pictures.size() > 1)
+        refuse("one --picture is measured; --find takes several");
+}
+
 }  // namespace
 
 const char* precision_name(Precision precision) {
@@ -200,15 +257,22 @@ const char* precision_name(Precision precision) {
     }
 }
 
+Precision parse_precision(const std::string& what, const std::string& text) {
+    for (Precision precision :
+         {Precision::fp32, Precision::fp16, Precision::fp16_storage, Precision::bf16})
+        if (text == precision_name(precision)) return precision;
+    refuse(what + " is fp32, fp16, fp16-storage or bf16, not '" + text + "'");
+}
+
 Options parse_options(const std::vector<std::string>& words) {
     Options options;
     std::set<std::string> seen;
     for (size_t i = 0; i < words.size(); i++) {
         const std::string& option = words[i];
-        if (option != "--input" && option != "--det-input" && !seen.insert(option).second)
-            refuse(option + " is given twice");
-        if (option == "--pipeline") {
-            options.pipeline = true;
+        const bool many = option == "--input" || option == "--det-input" || option == "--picture";
+        if (!seen.insert(option).second && !many) refuse(option + " is given twice");
+        if (option == "--pipeline" || option == "--find") {
+            (option == "--find" ? options.find : options.pipeline) = true;
             continue;
         }
         if (i + 1 == words.size()) {
@@ -216,13 +280,10 @@ Options parse_options(const std::vector<std::string>& words) {
         }
         if (!take_option(options, option, words[++i])) refuse("unknown option '" + option + "'");
     }
-    check_network(options.model, "--", options.pipeline);
-    if (options.pipeline)
-        check_network(options.detector, "--det-", false);
-    else if (seen.count("--interval") || !options.detector.inputs.empty() ||
-             !options.detector.param.empty() || !options.detector.bin.empty() ||
-             !options.detector.outputs.empty())
-        refuse("--interval and --det-... are for --pipeline");
+    if (options.pictures.empty())
+        check_networks(options, seen);
+    else
+        check_pictures(options, seen);
     if (options.max_seconds < options.min_seconds)
         refuse("--max-seconds is below --min-seconds");
     if (seen.count("--dump") && options.dump.empty()) refuse("--dump needs a folder");

@@ -19,6 +19,13 @@ struct NetworkFiles {
     std::string bin;
     std::vector<TensorFile> inputs;
     std::vector<std::string> outputs;  // empty: all that the network has
+    std::string manifest;              // with pictures, in place of inputs and outputs
+};
+
+// Raw uint8 BGR rows.
+struct PictureFile {
+    std::string path;
+    int height = 0, width = 0;
 };
 
 struct Options {
@@ -26,6 +33,11 @@ struct Options {
     bool pipeline = false;
     NetworkFiles detector;
     int interval = 5;
+
+    std::vector<PictureFile> pictures;  // empty: networks on prepared inputs
+    bool find = false;                  // say who is in them, measure nothing
+    double score = 0.3;                 // least score of a box
+    int people = 0;                     // the best ones only, 0: all
 
     Precision precision = Precision::fp32;
     int threads = 1;
@@ -42,6 +54,9 @@ struct Options {
 };
 
 const char* precision_name(Precision precision);
+
+// Throws Failure with Exit::usage; `what` is for the message.
+Precision parse_precision(const std::string& what, const std::string& text);
 
 // Throws Failure with Exit::usage.
 Options parse_options(const std::vector<std::string>& words);
