@@ -1,8 +1,9 @@
 """A camera in, people's keypoints out, as lines of JSON on a Unix socket: ``python -m edge.serve``.
 
 Whoever connects to the socket hears one line a frame from then on, until either side ends. A reader
-that is too slow loses whole frames and holds nobody up. Nothing is written to a disk. Under systemd
-(``Type=notify``) it reports that it is ready once the first frame was read.
+that is too slow loses whole frames and holds nobody up. Of a camera that is faster than the
+networks the newest frame is taken and those before it are left out; of a file every frame. Nothing
+is written to a disk. Under systemd (``Type=notify``) it is ready with the first frame's poses.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+import threading
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NoReturn
@@ -25,17 +28,20 @@ import numpy.typing as npt
 from edge.artifact import load_artifact
 from edge.detector import Detector
 from edge.errors import EdgeError, ImageError, SpecError
-from edge.frames import VideoReader, find_sources
+from edge.frames import Source, VideoReader, find_sources
 from edge.onestage import OneStage
 from edge.pipeline import Pipeline, Pose
 from edge.pose import PoseEstimator
 from edge.session import EngineSettings, Session, open_session, shipped_precision
-from edge.tracker import PoseTracker
+from edge.tracker import PoseTracker, TrackerParams
 
-__all__ = ["Readers", "frame_line", "main"]
+__all__ = ["Readers", "frame_line", "main", "newest"]
 
 # What a reader may be behind before it loses frames.
 _BEHIND_BYTES = 1 << 16
+_SENDER_S = 20.0
+# As `edge run` has it.
+_LEAST_KEYPOINT_SCORE = 0.3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,28 +80,105 @@ def _serve(arguments: argparse.Namespace, path: Path) -> NoReturn:
         sources = find_sources([arguments.camera])
         if len(sources) != 1 or sources[0].kind == "picture":
             raise SpecError(f"{arguments.camera} is no camera, no video and no address of one")
-        video = stack.enter_context(VideoReader(sources[0]))
+        video = stack.enter_context(_opened(sources[0]))
         readers = stack.enter_context(_listening(path))
-        for number, (image, _) in enumerate(video):
-            read_at = datetime.now(timezone.utc)
-            if number == 0:
+        frames = _numbered(video)
+        ready = False
+        if video.live:
+            frames = stack.enter_context(closing(newest(frames)))
+        for number, read_at, image in frames:
+            poses = find_poses(image)
+            if not ready:
+                ready = True
                 _notify("READY=1")
                 print(f"camera {arguments.camera} is read; results at {path}", flush=True)
-            readers.send(frame_line(number, read_at, image, find_poses(image), names))
+            readers.send(frame_line(number, read_at, image, poses, names))
     raise ImageError(f"camera {arguments.camera}: it gives no more frames")
+
+
+def _opened(source: Source) -> VideoReader:
+    """A camera; an address is given time, for its sender may be starting as well."""
+    until_s = time.monotonic() + _SENDER_S
+    while True:
+        try:
+            return VideoReader(source)
+        except ImageError:
+            if "://" not in source.text or time.monotonic() > until_s:
+                raise
+            time.sleep(0.5)
+
+
+_Image = npt.NDArray[np.uint8]
+_Frame = tuple[int, datetime, _Image]
+
+
+def _numbered(
+    video: Iterable[tuple[npt.NDArray[np.uint8], float]],
+) -> Generator[_Frame, None, None]:
+    """Each frame with its number, from 0, and when it was read."""
+    for number, (image, _) in enumerate(video):
+        yield number, datetime.now(timezone.utc), image
+
+
+def newest(frames: Iterable[_Frame]) -> Generator[_Frame, None, None]:
+    """The newest frame whenever one is asked for, read by a thread; the last one always.
+
+    Otherwise what is slower than its camera falls behind by all that driver and network can hold.
+    ``close`` waits for the frame that is being read. Raises ImageError where reading fails.
+    """
+    changed = threading.Condition()
+    held: list[_Frame] = []
+    ended: list[Exception | None] = []
+    over = threading.Event()
+
+    def read() -> None:
+        error = None
+        try:
+            for frame in frames:
+                with changed:
+                    held[:] = [frame]
+                    changed.notify()
+                if over.is_set():
+                    break
+        except Exception as failure:  # told where the frames are asked for
+            error = failure
+        with changed:
+            ended.append(error)
+            changed.notify()
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        while True:
+            with changed:
+                changed.wait_for(lambda: held or ended)
+                if not held:
+                    break
+                frame = held.pop()
+            yield frame
+        if ended[0] is not None:
+            raise ImageError(f"the camera cannot be read: {ended[0]}")
+    finally:
+        over.set()
+        reader.join()
 
 
 def _pipeline(
     session: Session, arguments: argparse.Namespace, stack: ExitStack
 ) -> Pipeline | OneStage:
     """People keep their numbers, but where there is nobody to follow: the whole frame is one."""
+    params = TrackerParams(
+        det_thr=arguments.score,
+        pose_kpt_thr=_LEAST_KEYPOINT_SCORE,
+        keypoint_sigmas=session.spec.keypoints.sigmas,
+    )
     if session.spec.task == "one-stage":
-        return OneStage(session, score_threshold=arguments.score, tracker=PoseTracker())
+        return OneStage(session, score_threshold=arguments.score, tracker=PoseTracker(params))
     if not arguments.detector:
         return Pipeline(PoseEstimator(session))
     finder = stack.enter_context(_open(arguments.detector, arguments.threads))
     detector = Detector(finder, score_threshold=arguments.score, label=0)
-    return Pipeline(PoseEstimator(session), detector, tracker=PoseTracker())
+    return Pipeline(PoseEstimator(session), detector, tracker=PoseTracker(params))
 
 
 def _open(folder: Path, threads: int) -> Session:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import posixpath
 import re
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,21 +19,21 @@ from edge.errors import DeviceError, SpecError
 from targets.deployed import Deployments, Version, Within, new_name
 from targets.placed import place_artifact, place_with_engine
 from targets.python_session import PythonSession, open_python
-from targets.python_setup import find_python, python_for
-from targets.python_wheels import Say, collect_wheels
+from targets.python_setup import python_for
+from targets.python_wheels import Say
 from targets.service import (
+    SERVICE_S,
+    check_service,
     keep_after_logout,
     serve_argv,
-    start_service,
-    stop_service,
+    service_step,
     write_serve,
 )
-from targets.transport import check, push_changed
+from targets.transport import Progress, check
 
-__all__ = ["DeployOptions", "check_artifacts", "deploy", "roll_back"]
+__all__ = ["DeployOptions", "Judge", "check_artifacts", "check_board", "deploy", "roll_back"]
 
 _LOCK = Path(__file__).resolve().parents[1] / "requirements.lock"
-_INSTALL_S = 3600.0
 _CALL_S = 120.0
 
 Judge = Callable[[Artifact, PythonSession], str]
@@ -47,7 +46,8 @@ class DeployOptions:
 
     ``camera`` is what the service reads (a number, a device, a file or an address), None for no
     service; ``drop_service`` says that a service that is there may go. ``keep`` versions stay.
-    ``engine`` builds a TensorRT kit on the device and gives the engine's path there.
+    ``engine`` builds a TensorRT kit on the device and gives the engine's path there;
+    ``on_progress`` gives what is told of the bytes of an artifact that go over.
     """
 
     threads: int = 4
@@ -56,6 +56,7 @@ class DeployOptions:
     keep: int = 3
     wheelhouse: Path | None = None
     engine: Callable[[Artifact], str] | None = None
+    on_progress: Callable[[Artifact], Progress | None] = lambda _: None
 
 
 def deploy(
@@ -71,15 +72,16 @@ def deploy(
     another deployment came first, and what ``judge`` raises; the board then holds what it held.
     """
     check_artifacts(artifacts, options)
+    check_board(deployments, options)
     before = deployments.current
-    if before and before.camera and options.camera is None and not options.drop_service:
-        raise SpecError(
-            f"{deployments.transport.name}: the service there runs {before.name} on camera "
-            f"{before.camera}: say --service to go on with it, or --no-service to end it"
-        )
     deployments.make_root()
     for left in deployments.remove_abandoned():
         say(f"{deployments.transport.name}: removed {left}, which an earlier deployment left")
+    for other in deployments.half_made():
+        say(
+            f"note: {deployments.transport.name}: {other} is half-made there: another deployment "
+            "is at work or was cut off; the first that is whole becomes current"
+        )
     version = Version(
         name=new_name(),
         made_utc=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
@@ -135,12 +137,6 @@ def check_artifacts(artifacts: Sequence[Artifact], options: DeployOptions) -> No
         raise SpecError("nothing to deploy: name artifact folders")
     if len(set(names)) < len(names):
         raise SpecError(f"one of these is named twice: {', '.join(names)}")
-    formats = sorted({artifact.variant.format for artifact in artifacts})
-    if len(formats) > 1:
-        raise SpecError(
-            f"a version has one engine, these need {' and '.join(formats)}: choose one with "
-            f"--formats, for example {formats[0]}"
-        )
     if options.camera is None:
         return
     people = [one for one in artifacts if one.spec.task in ("pose", "one-stage")]
@@ -151,6 +147,21 @@ def check_artifacts(artifacts: Sequence[Artifact], options: DeployOptions) -> No
             "a service runs one pose model with at most one detector, or one one-stage model "
             f"alone; these are {', '.join(names)}"
         )
+
+
+def check_board(deployments: Deployments, options: DeployOptions) -> None:
+    """Whether the board takes what ``options`` say, before anything is done for it.
+
+    SpecError where a service is there of which they say nothing, DeviceError where none can be.
+    """
+    now = deployments.current
+    if now and now.camera and options.camera is None and not options.drop_service:
+        raise SpecError(
+            f"{deployments.transport.name}: the service there runs {now.name} on camera "
+            f"{now.camera}: say --service to go on with it, or --no-service to end it"
+        )
+    if options.camera is not None:
+        check_service(deployments.transport)
 
 
 def _label(artifact: Artifact) -> str:
@@ -168,10 +179,13 @@ def _fill(
     """Everything of a version but its mark, with the answers compared."""
     folder = deployments.folder(version.name)
     place = Within(deployments.transport, folder)
-    wheelhouse = options.wheelhouse
-    python = python_for(place, artifacts[0].variant.format, wheelhouse=wheelhouse, say=say)
-    if options.camera is not None:
-        _install_opencv(place, python[0], wheelhouse, say)
+    python = python_for(
+        place,
+        *sorted({artifact.variant.format for artifact in artifacts}),
+        more=_opencv() if options.camera is not None else "",
+        wheelhouse=options.wheelhouse,
+        say=say,
+    )
     folders: dict[str, str] = {}
     parity = []
     for artifact in artifacts:
@@ -182,7 +196,7 @@ def _fill(
                 raise SpecError(f"{label}: its engine is built on the device, and nothing does so")
             remote = place_with_engine(place, artifact, options.engine(artifact))
         else:
-            remote = place_artifact(place, artifact)
+            remote = place_artifact(place, artifact, on_progress=options.on_progress(artifact))
         session = open_python(
             place, artifact, python=python, remote_folder=remote, threads=options.threads
         )
@@ -200,42 +214,27 @@ def _fill(
     return replace(version, parity=tuple(parity))
 
 
-def _install_opencv(place: Within, python: str, wheelhouse: Path | None, say: Say) -> None:
-    """What reads cameras, beside the engine: the release that this checkout is locked to."""
+def _opencv() -> str:
+    """What reads cameras: the lines of the release that this checkout is locked to."""
     blocks = re.split(r"\n(?=\S)", _LOCK.read_text(encoding="utf-8"))
     (block,) = (one for one in blocks if one.startswith("opencv-python-headless=="))
-    name = block.partition(" ")[0]
-    say(f"{place.name}: installing {name}" + (f", from {wheelhouse}" if wheelhouse else ""))
-    remote = posixpath.join(place.work_dir, "tmp", "opencv")
-    argv = [python, "-I", "-m", "pip", "--disable-pip-version-check", "--no-input"]
-    argv += ["--no-cache-dir", "--retries", "2", "install", "--quiet", "--no-deps"]
-    argv += ["--only-binary", ":all:", "--require-hashes", "-r", f"{remote}/opencv.lock"]
-    with tempfile.TemporaryDirectory(prefix="edgepose-") as text:
-        lock = Path(text) / "opencv.lock"
-        lock.write_text(f"{block}\n", encoding="utf-8")
-        if wheelhouse is not None:
-            for wheel in collect_wheels(wheelhouse, lock, find_python(place), place.name, say):
-                push_changed(place, wheel, f"{remote}/{wheel.name}", timeout_s=_INSTALL_S)
-            argv += ["--no-index", "--find-links", remote]
-        place.push(lock, f"{remote}/{lock.name}", timeout_s=_CALL_S)
-    done = place.run(argv, timeout_s=_INSTALL_S)
-    if b"No space left on device" in done.stdout + done.stderr:
-        raise DeviceError(f"{place.name}: no room is left for {name}; make some there")
-    check(done, f"installing {name} on {place.name}")
+    return f"{block}\n"
 
 
 def _switch(deployments: Deployments, old: Version | None, new: Version, say: Say) -> None:
     """Make a version current, its service running; where that fails, the old one as it was."""
     board, before = deployments.transport.name, deployments.linked
+    served, serves = bool(old and old.camera), bool(new.camera)
+    there, back = service_step(served, serves), service_step(serves, served)
+    limit_s = SERVICE_S if served or serves else _CALL_S
     try:
-        switched = deployments.switch(before, new.name)
-        if switched:
-            _run_service(deployments, old, new)
+        switched = deployments.switch(
+            before, new.name, then=there, otherwise=back, timeout_s=limit_s
+        )
     except BaseException:
         try:
-            # False where the link never changed: then there is nothing to put back.
-            if deployments.switch(new.name, before):
-                _run_service(deployments, new, old)
+            # False where the link never changed, or the board has put it back.
+            deployments.switch(new.name, before, then=back, timeout_s=limit_s)
         except DeviceError as error:
             why = str(error).splitlines()[0]
             say(
@@ -249,14 +248,6 @@ def _switch(deployments: Deployments, old: Version | None, new: Version, say: Sa
             f"{board}: another deployment came first, current is {now} and stays; repeat where "
             "yours is to be the one (`edge deploy --list`)"
         )
-
-
-def _run_service(deployments: Deployments, old: Version | None, new: Version | None) -> None:
-    """What the service should do after a switch; a board that never had one is not asked."""
-    if new is not None and new.camera:
-        start_service(deployments.transport, deployments.home)
-    elif old is not None and old.camera:
-        stop_service(deployments.transport, deployments.home)
 
 
 def _discard(deployments: Deployments, version: Version, say: Say) -> None:

@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edge.errors import DeviceError
 from targets.transport import Done, Progress, Transport, check
@@ -44,11 +44,24 @@ readlink current || echo
 for file in versions/*/deployment.json; do if [ -f "$file" ]; then cat "$file"; fi; done
 """
 _LOCK = 'mkdir -p "$1/versions" && cd "$1" && exec 9>lock && flock -w 30 9 || exit 4\n'
-# $2: what the link must say, $3: what it is to say, or nothing, $4: a name of its own
+# $2: what the link must say, $3: what it is to say, or nothing, $4: a name of its own. What comes
+# after is one program with it, so that a board that nobody reaches any more puts the link back by
+# itself. It does not hold the lock: it may start what never ends.
 _SWITCH = f"""{_LOCK}
-[ "$(readlink current)" = "$2" ] || exit 3
-if [ -z "$3" ]; then exec rm -f current; fi
-ln -s "$3" ".current.$4" && mv -fT ".current.$4" current
+old=$2 new=$3 token=$4
+[ "$(readlink current)" = "$old" ] || exit 3
+[ -z "$new" ] || [ -e "$new/deployment.json" ] || exit 3
+point() {{
+  if [ -z "$1" ]; then rm -f current; return; fi
+  ln -s "$1" ".current.$token" && mv -fT ".current.$token" current
+}}
+point "$new" || {{ rm -f ".current.$token"; exit 1; }}
+( @then@
+) 9>&- && exit
+point "$old" || exit 1
+( @otherwise@
+) 9>&- >/dev/null 2>&1 || exit 6
+exit 5
 """
 # Without its mark first: what is removed half-way is no version any more.
 _REMOVE = f"""{_LOCK}
@@ -59,14 +72,20 @@ for name; do
   fi
 done
 """
-_ABANDONED = f"""
+# $2: what is wanted of them: those that something was written to, or none
+_HALF_MADE = f"""
 cd "$1/versions" 2>/dev/null || exit 0
-shift
+wanted=$2
+shift 2
 for folder in */; do
   name=${{folder%/}}
   for whole; do if [ "$name" = "$whole" ]; then continue 2; fi; done
   [ -d "$name" ] || continue
-  [ -n "$(find "$name" -mmin -{_ABANDONED_MIN} | head -n 1)" ] || echo "$name"
+  young=$(find "$name" -mmin -{_ABANDONED_MIN} | head -n 1)
+  case $wanted in
+    young) [ -z "$young" ] || echo "$name" ;;
+    old) [ -n "$young" ] || echo "$name" ;;
+  esac
 done
 """
 
@@ -188,14 +207,29 @@ class Deployments:
             self.transport.push(path, remote, timeout_s=_CALL_S)
             self._checked(["sync"], "writing the version to the disk", _REMOVE_S)
 
-    def switch(self, old: str, new: str) -> bool:
+    def switch(
+        self,
+        old: str,
+        new: str,
+        *,
+        then: str = ":",
+        otherwise: str = ":",
+        timeout_s: float = _CALL_S,
+    ) -> bool:
         """Make ``new`` current where ``old`` is; False, and nothing changed, where it is not.
 
-        ``""`` is no version. It has happened as a whole or not at all.
+        ``""`` is no version; one that was removed meanwhile is not made current. ``then`` is a
+        shell text that the change has to stand: where it fails, the board goes back to ``old`` and
+        runs ``otherwise``, connected or not, and DeviceError holds what it printed.
         """
         wanted = [f"versions/{name}" if name else "" for name in (old, new)]
-        what = "switching to the version"
-        done = self._shell(_SWITCH, [*wanted, secrets.token_hex(4)], what, accept=(3,))
+        script = _SWITCH.replace("@then@", then).replace("@otherwise@", otherwise)
+        words, what = [*wanted, secrets.token_hex(4)], "switching to the version"
+        done = self._shell(script, words, what, accept=(3, 5, 6), timeout_s=timeout_s)
+        if done.returncode in (5, 6):
+            said = done.stdout.decode(errors="replace").strip() or "the last step failed"
+            left = "" if done.returncode == 5 else "\n    and what ran before does not start again"
+            raise DeviceError(f"{self.transport.name}: {said}{left}")
         return done.returncode == 0
 
     def remove(self, names: Sequence[str]) -> None:
@@ -213,11 +247,15 @@ class Deployments:
 
     def remove_abandoned(self) -> tuple[str, ...]:
         """Remove what broken deployments left two hours ago or earlier; their names."""
-        whole = [version.name for version in self.versions]
-        done = self._shell(_ABANDONED, whole, "looking for what was left half-made")
-        names = tuple(done.stdout.decode(errors="replace").split())
+        names = self.half_made("old")
         self.remove(names)
         return names
+
+    def half_made(self, age: Literal["young", "old"] = "young") -> tuple[str, ...]:
+        """Folders without a mark: those of the last two hours, which may be at work, or older."""
+        whole = [version.name for version in self.versions]
+        done = self._shell(_HALF_MADE, [age, *whole], "looking for what is half-made")
+        return tuple(done.stdout.decode(errors="replace").split())
 
     def _shell(
         self,

@@ -27,6 +27,7 @@ from targets.python_wheels import (
     collect_wheels,
     device_lock,
     edge_wheel,
+    merged_lock,
     missing_wheel,
     network_failed,
 )
@@ -76,16 +77,17 @@ _FULL_KB = 20_000
 
 def python_for(
     transport: Transport,
-    format: Format,  # noqa: A002
-    *,
+    *formats: Format,
+    more: str = "",
     wheelhouse: Path | None = None,
     say: Say,
 ) -> tuple[str, ...]:
-    """What starts a Python on the device with ``edge`` and the engine of a format.
+    """What starts a Python on the device with ``edge``, and the engines of one format or more.
 
-    Installed there from its registry at the first call, or, with a ``wheelhouse``, from wheels of
-    that folder, into which this machine fetches what is missing. On this machine it is the Python
-    that we run in. DeviceError where that cannot be, with what the device needs.
+    ``more`` are further lines of a lock. Installed there from its registry at the first call, or,
+    with a ``wheelhouse``, from wheels of that folder, into which this machine fetches what is
+    missing. On this machine it is the Python that we run in. DeviceError where that cannot be, with
+    what the device needs; SpecError where two of the locks contradict each other.
     """
     if transport.kind == "local":
         return (sys.executable,)
@@ -95,14 +97,15 @@ def python_for(
             "adb there are the ncnn variants, by the native runner"
         )
     device = find_python(transport)
-    lock = device_lock(format, device)
+    locks = [device_lock(name, device) for name in formats]
+    lock = merged_lock([*locks, more] if more else locks)
     wheel = edge_wheel(say)
     # TensorRT's Python package comes with JetPack, for the system's Python.
-    options = ["--system-site-packages"] if format == "tensorrt" else []
+    options = ["--system-site-packages"] if "tensorrt" in formats else []
     made_of = [lock, device.executable, device.version, options]
     key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
     folder = posixpath.join(transport.work_dir, "python", key[:16])
-    setup = _Setup(transport, device, format, folder, say)
+    setup = _Setup(transport, device, " and ".join(formats), folder, say)
     if setup.mark("packages") != key:
         setup.install_packages(lock, options, wheelhouse, key)
     edge_key = sha256_of(wheel)
@@ -170,12 +173,12 @@ class _Setup:
         self,
         transport: Transport,
         device: DevicePython,
-        format: Format,  # noqa: A002
+        formats: str,
         folder: str,
         say: Say,
     ) -> None:
         self.python = posixpath.join(folder, "venv/bin/python")
-        self._transport, self._device, self._format = transport, device, format
+        self._transport, self._device, self._formats = transport, device, formats
         self._folder, self._say = folder, say
 
     def mark(self, name: str) -> str:
@@ -212,7 +215,7 @@ class _Setup:
                     source = ["--no-index", "--find-links", self._path("wheels")]
                 argv = [*self._pip(), "--require-hashes", *source]
                 argv += ["-r", self._path(lock_path.name)]
-                self._checked(argv, f"installing {self._format}'s packages", wheelhouse)
+                self._checked(argv, f"installing {self._formats}'s packages", wheelhouse)
                 self._remove(self._path("wheels"))
             except DeviceError:
                 # Half of it is of no use and takes room.
@@ -265,7 +268,7 @@ class _Setup:
         name, missing = self._transport.name, missing_wheel(done)
         if b"No space left on device" in done.stdout + done.stderr or self._is_full():
             raise DeviceError(
-                f"{name}: no room is left for the packages of {self._format} in {self._folder}; "
+                f"{name}: no room is left for the packages of {self._formats} in {self._folder}; "
                 "make some, or `edge clean` what is there"
             )
         if network_failed(done):

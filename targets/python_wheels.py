@@ -10,13 +10,13 @@ import hashlib
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from edge.errors import DeviceError
+from edge.errors import DeviceError, SpecError
 from edge.spec import Format
 from targets.ncnn_source import cache_folder
 from targets.programs import check_program, run_program
@@ -28,6 +28,7 @@ __all__ = [
     "collect_wheels",
     "device_lock",
     "edge_wheel",
+    "merged_lock",
     "missing_wheel",
     "network_failed",
     "wrong_wheel",
@@ -96,6 +97,22 @@ def device_lock(format: Format, device: DevicePython) -> str:  # noqa: A002
         if requirement.marker is None or requirement.marker.evaluate(dict(device.environment)):
             lines.append(f"{requirement.name}{requirement.specifier} \\\n{hashes}\n")
     return "".join(lines)
+
+
+def merged_lock(locks: Sequence[str]) -> str:
+    """One lock of several; SpecError where they want different releases of a package."""
+    held: dict[str, str] = {}
+    for lock in locks:
+        for block in re.split(r"\n(?=\S)", lock.strip()):
+            pinned = block.partition(" ")[0]
+            name, _, release = pinned.partition("==")
+            other = held.setdefault(name, block).partition(" ")[0]
+            if other != pinned:
+                raise SpecError(
+                    f"their engines cannot share one Python: one needs {other}, another {release}; "
+                    "choose one format with --formats"
+                )
+    return "".join(f"{block}\n" for block in held.values())
 
 
 def edge_wheel(say: Say) -> Path:

@@ -1,26 +1,29 @@
 """A systemd service of the board's user that runs the current version's pipeline on a camera.
 
 The unit is the same for every version: it starts ``current/serve``, so that a switch of the link
-and a restart are all that a new version needs. `edge.serve` is what runs.
+and a restart are all that a new version needs. `edge.serve` is what runs. Both belong together:
+what is done about the service is shell text for `targets.deployed.Deployments.switch`.
 """
 
 from __future__ import annotations
 
-import posixpath
 import shlex
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edge.errors import DeviceError
-from targets.transport import Done, Transport, push_changed
+from targets.transport import Done, Transport
 
 __all__ = [
+    "SERVICE_S",
+    "TEXT",
     "UNIT",
+    "ask_user",
+    "check_service",
     "keep_after_logout",
     "serve_argv",
-    "start_service",
-    "stop_service",
+    "service_step",
     "write_serve",
 ]
 
@@ -28,7 +31,10 @@ UNIT = "edgepose.service"
 # Loading a network takes minutes on the slowest boards.
 _START_S = 300
 _CALL_S = 60.0
-_TEXT = f"""[Unit]
+SERVICE_S = 2 * (_START_S + 2 * _CALL_S)
+"""Seconds for a step that fails and for the one that makes up for it."""
+
+TEXT = f"""[Unit]
 Description=edgepose: people's keypoints from a camera
 # A camera that was unplugged is waited for, however long.
 StartLimitIntervalSec=0
@@ -44,8 +50,41 @@ TimeoutStartSec={_START_S}
 [Install]
 WantedBy=default.target
 """
+"""The unit."""
+
 # A login over ssh without PAM has no XDG_RUNTIME_DIR; the user's systemd listens there too.
-_ASK = 'export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/run/user/$(id -u)}"; exec "$@"'
+_RUNTIME = 'export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/run/user/$(id -u)}"'
+_ASK = f'{_RUNTIME}; exec "$@"'
+# A program that does not come up says why in the journal only.
+_CTL = f"""
+{_RUNTIME}
+unit=$HOME/.config/systemd/user/{UNIT}
+ctl() {{
+  said=$(systemctl --user "$@" 2>&1) && return
+  case $1 in restart | is-active)
+    last=$(journalctl --user --unit {UNIT} --lines 5 --output cat --no-pager 2>/dev/null)
+    case $last in "" | --*) ;; *) said=$last ;; esac ;;
+  esac
+  echo "\\`systemctl --user $*\\` failed:"
+  echo "$said" | tail -n 5 | sed 's/^/    /'
+  exit 1
+}}
+"""
+_START = f"""{_CTL}
+mkdir -p "${{unit%/*}}" && printf %s {shlex.quote(TEXT)} > "$unit.part" &&
+  mv -f "$unit.part" "$unit" || {{ echo "$unit cannot be written"; exit 1; }}
+ctl daemon-reload
+ctl enable {UNIT}
+ctl restart {UNIT}
+ctl is-active {UNIT}
+"""
+_STOP = f"""{_CTL}
+if [ -e "$unit" ]; then
+  ctl disable --now {UNIT}
+  rm -f "$unit"
+  ctl daemon-reload
+fi
+"""
 
 
 def serve_argv(
@@ -67,36 +106,34 @@ def write_serve(transport: Transport, path: str, argv: Sequence[str]) -> None:
         transport.push(local, path, executable=True, timeout_s=_CALL_S)
 
 
-def start_service(transport: Transport, home: str) -> None:
-    """Install the unit where it is not, and (re)start it: it runs when this returns.
+def check_service(transport: Transport) -> None:
+    """DeviceError where the board's user cannot have services, before anything is done for one."""
+    done = ask_user(transport, ["systemctl", "--user", "show", "--property=Version"])
+    if done.returncode == 127:
+        raise DeviceError(f"{transport.name}: it has no systemd; deploy without --service")
+    if done.returncode != 0:
+        said = (done.stderr.strip() or done.stdout.strip()).decode(errors="replace")
+        raise DeviceError(
+            f"{transport.name}: no systemd runs for its user ({said[:200]}); on Debian and Ubuntu: "
+            "sudo apt-get install libpam-systemd dbus-user-session, then log in anew; or deploy "
+            "without --service"
+        )
 
-    DeviceError where it does not, with what it wrote last.
+
+def service_step(before: bool, after: bool) -> str:
+    """Shell text that brings the service from one version to the next: whether each has one.
+
+    After it the service runs, or is gone. It prints why where it fails. A board that never had one
+    is not asked.
     """
-    # Before anything is left there.
-    _systemctl(transport, "--version")
-    with tempfile.TemporaryDirectory(prefix="edgepose-") as text:
-        local = Path(text) / UNIT
-        local.write_text(_TEXT, encoding="utf-8")
-        push_changed(transport, local, _unit_path(home), timeout_s=_CALL_S)
-    _systemctl(transport, "daemon-reload")
-    _systemctl(transport, "enable", UNIT)
-    _systemctl(transport, "restart", UNIT, timeout_s=_START_S + _CALL_S)
-    _systemctl(transport, "is-active", UNIT)
-
-
-def stop_service(transport: Transport, home: str) -> None:
-    """Stop the service and remove its unit; nothing to do where there is no unit."""
-    path = _unit_path(home)
-    if transport.run(["test", "-e", path], timeout_s=_CALL_S).returncode != 0:
-        return
-    _systemctl(transport, "disable", "--now", UNIT)
-    transport.run(["rm", "-f", path], timeout_s=_CALL_S)
-    _systemctl(transport, "daemon-reload")
+    if after:
+        return _START
+    return _STOP if before else ":"
 
 
 def keep_after_logout(transport: Transport, say: Callable[[str], None]) -> None:
     """Let the user's services start with the board; says what to do where that is not allowed."""
-    done = _run(transport, ["loginctl", "enable-linger"], _CALL_S)
+    done = ask_user(transport, ["loginctl", "enable-linger"])
     if done.returncode != 0:
         say(
             f"note: {transport.name}: the service starts when its user logs in; for a start with "
@@ -104,28 +141,6 @@ def keep_after_logout(transport: Transport, say: Callable[[str], None]) -> None:
         )
 
 
-def _unit_path(home: str) -> str:
-    return posixpath.join(home, ".config/systemd/user", UNIT)
-
-
-def _systemctl(transport: Transport, *words: str, timeout_s: float = _CALL_S) -> None:
-    done = _run(transport, ["systemctl", "--user", *words], timeout_s)
-    if done.returncode == 0:
-        return
-    if done.returncode == 127:
-        raise DeviceError(f"{transport.name}: it has no systemd; deploy without --service")
-    said = _last(done, 3)
-    if words[0] in ("restart", "is-active"):
-        journal = ["journalctl", "--user", "--unit", UNIT, "--lines", "5", "--output", "cat"]
-        said = _last(_run(transport, [*journal, "--no-pager"], _CALL_S), 5) or said
-    raise DeviceError(f"{transport.name}: `systemctl --user {' '.join(words)}` failed:{said}")
-
-
-def _run(transport: Transport, argv: Sequence[str], timeout_s: float) -> Done:
+def ask_user(transport: Transport, argv: Sequence[str], timeout_s: float = _CALL_S) -> Done:
+    """Run a program that talks to the systemd of the board's user."""
     return transport.run(["sh", "-c", _ASK, "sh", *argv], timeout_s=timeout_s)
-
-
-def _last(done: Done, count: int) -> str:
-    """The last lines that a program printed, each on a line of its own."""
-    text = (done.stdout.strip() or done.stderr.strip()).decode(errors="replace")
-    return "".join(f"\n    {line}" for line in text.splitlines()[-count:])

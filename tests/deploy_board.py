@@ -12,11 +12,13 @@ import importlib.util
 import os
 import signal
 import sys
+import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,21 +27,25 @@ from edge.artifact import Artifact
 from edge.bench import noise
 from edge.errors import DeviceError, ParityError
 from edge.session import open_session
-from targets.deploy import DeployOptions, deploy
-from targets.deployed import Deployments, Version, open_deployments
+from targets.deploy import DeployOptions, Judge, deploy
+from targets.deployed import Deployments, Version, Within, open_deployments
 from targets.python_session import PythonSession
 from targets.python_setup import find_python
-from targets.python_wheels import edge_wheel
+from targets.ssh import SshTransport
+from targets.transport import Done
+from tests.bench_phone import wait_until
+from tests.conftest import ROOT
 from tests.ssh_server import SshServer, opened, ssh_server
 
-__all__ = ["DeployBoard", "compare", "deploy_board"]
+__all__ = ["DeployBoard", "compare", "cut_in", "deploy_board", "make_film", "ready_python"]
 
 _PACKAGES = ("numpy", "numpy.libs", "onnxruntime", "cv2", "opencv_python_headless.libs")
-# systemd's user instance, for one unit: it logs its calls, fails where a file says so, and starts
-# what the unit says; a start ends when the program reports that it is ready (Type=notify).
+# systemd's user instance, for one unit: it logs its calls, fails or waits where a file says so, and
+# starts what the unit says; a start ends when the program reports that it is ready (Type=notify).
 _SYSTEMCTL = """#!/usr/bin/python3
 import os, pathlib, re, signal, socket, subprocess, sys, time
 home = pathlib.Path(os.environ["HOME"])
+os.environ.pop("EDGEPOSE_RUN", None)  # systemd starts nothing in its clients' environment
 unit = home / ".config/systemd/user/edgepose.service"
 pid_file = home / "service.pid"
 words = sys.argv[1:]
@@ -59,10 +65,8 @@ def stop():
     if alive():
         os.kill(int(pid_file.read_text()), signal.SIGTERM)
         os.kill(int(pid_file.read_text()), signal.SIGCONT)
-        for _ in range(200):
-            if not alive():
-                break
-            time.sleep(0.05)
+        while alive():
+            time.sleep(0.02)
     pid_file.unlink(missing_ok=True)
 
 def start():
@@ -93,6 +97,11 @@ def start():
             os.unlink(address)
     sys.exit("Job for edgepose.service failed.")
 
+hold = home / "hold"
+if hold.exists() and hold.read_text() == word:
+    (home / "held").touch()
+    while hold.exists():
+        time.sleep(0.02)
 if (home / "fail").exists() and (home / "fail").read_text() == word:
     sys.exit(f"{word} failed as it was told")
 if word == "disable":
@@ -104,7 +113,7 @@ elif word == "restart":
 elif word == "is-active":
     sys.exit(0 if alive() else "inactive")
 else:
-    assert word in ("--version", "daemon-reload", "enable"), words
+    assert word in ("show", "daemon-reload", "enable"), words
 """
 _JOURNALCTL = '#!/bin/sh\nexec cat "$HOME/journal"\n'
 
@@ -142,7 +151,7 @@ class DeployBoard:
     @property
     def serving(self) -> str:
         """The version whose folder the running service was started from, "" where none runs."""
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             pid = (self.server.home / "service.pid").read_text()
             words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
             return words[words.index("--model") + 1].partition("/versions/")[2].split("/")[0]
@@ -153,11 +162,12 @@ class DeployBoard:
         known: dict[str, object] = {"threads": 1, "wheelhouse": self.wheelhouse}
         return DeployOptions(**{**known, **more})  # type: ignore[arg-type]
 
-    def deploy(self, artifact: Artifact, **more: object) -> Version:
-        """A deployment over a connection of its own."""
+    def deploy(self, artifact: Artifact, judge: Judge | None = None, **more: object) -> Version:
+        """A deployment over a connection of its own; without a judge nothing is compared."""
         with closing(opened(self.server)) as transport:
             known = open_deployments(transport)
-            return deploy(known, [artifact], compare, self.options(**more), print)
+            judge = judge or (lambda *_: "not compared")
+            return deploy(known, [artifact], judge, self.options(**more), print)
 
     @contextmanager
     def open(self) -> Iterator[Deployments]:
@@ -170,7 +180,17 @@ class DeployBoard:
         with suppress(OSError, ValueError):
             os.kill(int((self.server.home / "service.pid").read_text()), signal.SIGKILL)
         with closing(opened(self.server)) as transport:
-            paths = [".local", ".config", ".cache", "run", "fail", "journal"]
+            paths = [
+                ".local",
+                ".config",
+                ".cache",
+                "run",
+                "fail",
+                "hold",
+                "held",
+                "begun",
+                "journal",
+            ]
             paths += ["systemctl.log", "service.pid"]
             argv = ["rm", "-rf", *(f"/home/pi/{path}" for path in paths)]
             assert transport.run(argv, timeout_s=60).returncode == 0
@@ -188,6 +208,73 @@ def compare(artifact: Artifact, session: PythonSession) -> str:
     return "as here"
 
 
+def make_film(board: DeployBoard) -> str:
+    """A film on the board that stands for a camera."""
+    import cv2
+
+    path = board.server.home / "film.avi"
+    if not path.exists():
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (64, 48))
+        rng = np.random.default_rng(3)
+        frame = rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)
+        for _ in range(3000):
+            writer.write(frame)
+        writer.release()
+        path.chmod(0o644)
+    return "/home/pi/film.avi"
+
+
+@contextmanager
+def ready_python(board: DeployBoard) -> Iterator[Path]:
+    """One environment stands for each version's own, which take seconds to make; its packages."""
+    folder = board.server.home / "ready"
+    argv = ["python3", "-I", "-m", "venv", "--without-pip", "/home/pi/ready/venv"]
+    if not folder.exists():
+        with closing(opened(board.server)) as transport:
+            assert transport.run(argv, timeout_s=120).returncode == 0
+    (site,) = folder.glob("venv/lib/python3*/site-packages")
+    (site / "here.pth").write_text("/mnt\n")
+
+    def python_there(place: Within, *_: object, **__: object) -> tuple[str, ...]:
+        # Something of its own is in the version all the same.
+        place.run(["mkdir", "-p", f"{place.work_dir}/python"], timeout_s=60)
+        return ("/home/pi/ready/venv/bin/python", "-I")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("targets.deploy.python_for", python_there)
+        yield site
+
+
+@contextmanager
+def cut_in(board: DeployBoard, text: str, *, after: bool = False) -> Iterator[None]:
+    """The connection breaks in the first command with this text: at its start, or when it is done.
+
+    The command is then held by a shell around it, so that it can neither end nor go on before.
+    """
+    run, todo, begun = SshTransport.run, [text], board.server.home / "begun"
+    script = '"$@"; touch "$HOME/begun"; sleep 4321' if after else 'touch "$HOME/begun"; sleep 4321'
+
+    def held(transport: SshTransport, argv: Sequence[str], **options: Any) -> Done:
+        if not todo or text not in " ".join(argv):
+            return run(transport, argv, **options)
+        todo.clear()
+        cutter = threading.Thread(target=cut)
+        cutter.start()
+        try:
+            return run(transport, ["sh", "-c", script, "sh", *argv], **options)
+        finally:
+            cutter.join()
+
+    def cut() -> None:
+        wait_until(begun.exists, f"{text} did not begin", 60.0)
+        board.server.cut()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SshTransport, "run", held)
+        yield
+    assert not todo, f"no command with {text}"
+
+
 @contextmanager
 def deploy_board(folder: Path) -> Iterator[DeployBoard]:
     """A board with systemd; skips with a reason."""
@@ -199,13 +286,12 @@ def deploy_board(folder: Path) -> Iterator[DeployBoard]:
     (locks / "onnx.lock").write_text(_wheel(house, "engine", {"engine.pth": "/mnt\n"}))
     opencv = folder / "requirements.lock"
     opencv.write_text(_wheel(house, "opencv-python-headless", {"opencv_stands_here.py": ""}))
-    wheel = edge_wheel(print)
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("PIP_")]:
             patch.delenv(name)
         patch.setattr("targets.python_wheels._LOCKS", locks)
         patch.setattr("targets.deploy._LOCK", opencv)
-        patch.setattr("targets.python_setup.edge_wheel", lambda _: wheel)
+        packages["edge"] = ROOT / "edge"
         with ssh_server(folder / "server", folders=packages) as server:
             for name, text in {"systemctl": _SYSTEMCTL, "journalctl": _JOURNALCTL}.items():
                 (server.programs / name).write_text(text)

@@ -142,6 +142,12 @@ class SshServer:
         for path in (self.home, *self.home.rglob("*")):
             os.chown(path, self._uid, self._uid)
 
+    @property
+    def mounts(self) -> str:
+        """The mount namespace of the board, a path that nsenter takes."""
+        assert self._process is not None
+        return f"/proc/{self._process.pid}/ns/mnt"
+
     def trust(self) -> None:
         """Write the server's present key to ``known_hosts``."""
         kind, text, *_ = (self.folder / "host_key.pub").read_text().split()

@@ -8,9 +8,10 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import signal
-import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,17 @@ import pytest
 
 from edge.cli import main
 from edge.cli.deploy import add_deploy
-from edge.errors import DeviceError, ParityError, SpecError
+from edge.errors import ArtifactError, DeviceError, ParityError, SpecError
 from edge.keypoints import KEYPOINT_SETS
 from edge.pipeline import Pose
 from edge.serve import frame_line
 from targets.profile import load_profile
-from targets.python_setup import python_for
 from tests.bench_board import login_as
 from tests.conftest import ROOT, tiny_simcc_model
-from tests.deploy_board import DeployBoard, deploy_board
-from tests.python_runners import _ENGINE
+from tests.deploy_board import DeployBoard, deploy_board, make_film, ready_python
+from tests.python_runners import misbehaving_engine
 
 pytest.importorskip("onnxslim")
-HERE = "python" + ".".join(map(str, sys.version_info[:2]))
 
 
 def parsed(*words: str) -> argparse.Namespace:
@@ -88,23 +87,25 @@ def board(folder: Path, artifact: Path) -> Iterator[DeployBoard]:
         yield board
 
 
+@pytest.fixture(scope="module")
+def site(board: DeployBoard) -> Iterator[Path]:
+    """The packages of the Python that stands for each version's own."""
+    with ready_python(board) as site:
+        yield site
+
+
+@pytest.mark.usefixtures("site")
 def test_from_an_artifact_to_lines_of_json_and_back(
     board: DeployBoard, artifact: Path, profile: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import cv2
-
-    film = board.server.home / "film.avi"
-    writer = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (64, 48))
-    for number in range(2000):
-        writer.write(np.full((48, 64, 3), number % 256, np.uint8))
-    writer.release()
+    film = make_film(board)
     there = ["--profile", str(profile), "--host", board.server.host]
     one = [str(artifact), *there, "--threads", "1", "--wheelhouse", str(board.wheelhouse)]
 
     assert edge_deploy(*there, "--list") == 0
     assert capsys.readouterr().out == f"ssh {board.server.host}: nothing is deployed there\n"
 
-    assert edge_deploy(*one, "--service", "--camera", "/home/pi/film.avi") == 0
+    assert edge_deploy(*one, "--service", "--camera", film) == 0
     first = board.current
     out = capsys.readouterr().out
     assert out.startswith(f"ssh {board.server.host}: {first} is current: tiny as onnx-fp32\n")
@@ -120,7 +121,8 @@ def test_from_an_artifact_to_lines_of_json_and_back(
     with board.open() as known:
         done = known.transport.run(["python3", "-c", script], timeout_s=60)
         record = json.loads(done.stdout)
-        os.kill(int((board.server.home / "service.pid").read_text()), signal.SIGSTOP)
+        with suppress(ProcessLookupError):  # the film may have ended
+            os.kill(int((board.server.home / "service.pid").read_text()), signal.SIGSTOP)
     assert (record["height_px"], record["width_px"]) == (48, 64)
     (person,) = record["people"]
     assert person["box_xyxy"] == [0, 0, 64, 48] and len(person["keypoints"]) == 17
@@ -148,25 +150,34 @@ def test_from_an_artifact_to_lines_of_json_and_back(
 
 
 def test_an_engine_that_answers_wrongly_there(
-    board: DeployBoard, artifact: Path, profile: Path, tmp_path: Path
+    board: DeployBoard, artifact: Path, profile: Path, site: Path, tmp_path: Path
 ) -> None:
     """The whole judgement: the reference's answers against a board whose engine says 0."""
-    wrong = tmp_path / "onnxruntime.py"
-    wrong.write_text(_ENGINE)
+    wrong = site / "onnxruntime.py"
     board.clear()
-
-    def spoiled(place: Any, *words: Any, **options: Any) -> tuple[str, ...]:
-        argv = python_for(place, *words, **options)
-        site = argv[0].replace("/bin/python", f"/lib/{HERE}/site-packages/onnxruntime.py")
-        place.push(wrong, site, timeout_s=60)
-        return argv
-
-    there = ["--profile", str(profile), "--host", board.server.host]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("targets.deploy.python_for", spoiled)
+    shutil.copy(misbehaving_engine(tmp_path / "engine") / wrong.name, wrong)
+    try:
         with pytest.raises(ParityError, match="tiny as onnx-fp32 does not give the reference's a"):
-            edge_deploy(str(artifact), *there, "--wheelhouse", str(board.wheelhouse))
+            edge_deploy(str(artifact), "--profile", str(profile), "--host", board.server.host)
+    finally:
+        wrong.unlink()
     assert (board.current, board.folders) == ("", [])
+
+
+def test_what_is_told_before_the_board_is_asked(artifact: Path, tmp_path: Path) -> None:
+    """There is no such host: what is wrong with the artifacts comes first."""
+    copy = shutil.copytree(artifact, tmp_path / "copy")
+    manifest = copy / "artifact.json"
+    record = json.loads(manifest.read_text())
+    record["source"]["path"] = str(tmp_path / "gone.onnx")
+    manifest.write_text(json.dumps(record))
+    there = ("--target", "x86", "--host", "nobody@host.invalid")
+    with pytest.raises(ArtifactError, match=r"gone\.onnx is not there; its answers .* it anew$"):
+        edge_deploy(str(copy), *there)
+    with pytest.raises(SpecError, match="named twice"):
+        edge_deploy(str(artifact), str(artifact), *there)
+    with pytest.raises(DeviceError, match=r"host\.invalid"):
+        edge_deploy(str(artifact), *there)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +209,7 @@ def test_options_that_exclude_each_other() -> None:
 def test_the_commands_of_the_manual_are_understood() -> None:
     text = (ROOT / "docs/boards.md").read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.startswith("edge deploy ")]
-    assert len(lines) == 4
+    assert len(lines) == 5
     for line in lines:
         arguments = parsed(*shlex.split(line)[2:])
         load_profile(arguments.target)

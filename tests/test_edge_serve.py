@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from edge.artifact import load_artifact
+from edge.errors import ImageError
 from edge.keypoints import KEYPOINT_SETS
 from edge.pipeline import Pipeline, Pose
 from edge.pose import PoseEstimator
-from edge.serve import Readers, frame_line
+from edge.serve import Readers, frame_line, newest
 from edge.session import open_session
 from tests.conftest import ROOT
 from tests.python_runners import tiny_artifact
@@ -108,6 +112,48 @@ def test_a_slow_reader_loses_whole_lines_and_holds_up_nobody(tmp_path: Path) -> 
     assert now[-50:] == [b"now %d\n" % number for number in range(50, 100)]
 
 
+# --- a camera faster than the networks ------------------------------------------------------------
+
+Image = npt.NDArray[np.uint8]
+AT = datetime(2026, 11, 21, tzinfo=UTC)
+IMAGE = np.zeros((2, 2, 3), np.uint8)
+
+
+def test_the_newest_frame_is_taken() -> None:
+    """While the first one is worked on nine more come; then the camera ends."""
+    taken, ended = threading.Event(), threading.Event()
+
+    def camera() -> Iterator[tuple[int, datetime, Image]]:
+        yield 0, AT, IMAGE
+        assert taken.wait(60)
+        for number in range(1, 10):
+            yield number, AT, IMAGE
+        ended.set()
+
+    frames = newest(camera())
+    assert next(frames)[0] == 0
+    taken.set()
+    assert ended.wait(60)
+    assert [frame[0] for frame in frames] == [9]
+
+
+def test_a_camera_that_fails_and_one_that_is_left() -> None:
+    def failing() -> Iterator[tuple[int, datetime, Image]]:
+        yield 0, AT, IMAGE
+        raise RuntimeError("Bad new number of rows")
+
+    frames = newest(failing())
+    assert next(frames)[0] == 0
+    with pytest.raises(ImageError, match="the camera cannot be read: Bad new number of rows"):
+        next(frames)
+    before = threading.active_count()
+    frames = newest((number, AT, IMAGE) for number in itertools.count())
+    next(frames)
+    assert threading.active_count() == before + 1
+    frames.close()
+    assert threading.active_count() == before
+
+
 # --- the program ----------------------------------------------------------------------------------
 
 
@@ -164,21 +210,27 @@ def test_a_film_to_its_end(artifact: Path, film: Path, tmp_path: Path) -> None:
 
 
 def test_its_poses_are_those_of_the_pipeline(artifact: Path, tmp_path: Path) -> None:
-    """A long film, of which the reader sees some frames: each as the pipeline has it here."""
+    """A film through a pipe: its second half comes when the reader listens."""
     cv2 = pytest.importorskip("cv2")
-    path = tmp_path / "long.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (64, 48))
+    path, pipe = tmp_path / "film.ts", tmp_path / "pipe.ts"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mpg1"), 25.0, (64, 48))
     rng = np.random.default_rng(3)
-    for _ in range(3000):
+    for _ in range(400):
         writer.write(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8))
     writer.release()
+    data = path.read_bytes()
+    os.mkfifo(pipe)
     with ready_socket(tmp_path) as ready:
-        process = serve(artifact, str(path), tmp_path, NOTIFY_SOCKET=str(tmp_path / "ready"))
-        assert ready.recv(99) == b"READY=1"
-        assert (tmp_path / "socket").stat().st_mode & 0o777 == 0o600
-        with connect(tmp_path / "socket") as reader, reader.makefile() as lines:
-            records = [json.loads(next(lines)) for _ in range(3)]
-        process.send_signal(signal.SIGTERM)
+        process = serve(artifact, str(pipe), tmp_path, NOTIFY_SOCKET=str(tmp_path / "ready"))
+        with pipe.open("wb", buffering=0) as film:
+            film.write(data[: len(data) // 2])
+            assert ready.recv(99) == b"READY=1"
+            assert (tmp_path / "socket").stat().st_mode & 0o777 == 0o600
+            with connect(tmp_path / "socket") as reader, reader.makefile() as lines:
+                film.write(data[len(data) // 2 :])
+                records = [json.loads(next(lines)) for _ in range(3)]
+            # It may be waiting for the pipe, which ends with this block.
+            process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
     assert not (tmp_path / "socket").exists()
@@ -194,6 +246,35 @@ def test_its_poses_are_those_of_the_pipeline(artifact: Path, tmp_path: Path) -> 
             got = np.array([person["keypoints"][name] for name in COCO])
             np.testing.assert_allclose(got, want.keypoints, atol=6e-3)
     capture.release()
+
+
+def test_a_stream_by_its_address(artifact: Path, tmp_path: Path) -> None:
+    """As a ribbon camera's program gives it: an MPEG transport stream to whoever connects.
+
+    It may begin to listen after the service has asked for it.
+    """
+    cv2 = pytest.importorskip("cv2")
+    path = tmp_path / "film.ts"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mpg1"), 25.0, (64, 48))
+    assert writer.isOpened()
+    for number in range(100):
+        writer.write(np.full((48, 64, 3), number, np.uint8))
+    writer.release()
+    with ready_socket(tmp_path) as ready, socket.socket() as sender:
+        sender.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{sender.getsockname()[1]}"
+        process = serve(artifact, address, tmp_path, NOTIFY_SOCKET=str(tmp_path / "ready"))
+        sender.settimeout(60)
+        sender.listen()
+        camera, _ = sender.accept()
+        with camera:
+            camera.sendall(path.read_bytes())
+            camera.shutdown(socket.SHUT_WR)
+            assert ready.recv(99) == b"READY=1"
+            out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert out == f"camera {address} is read; results at {tmp_path / 'socket'}\n"
+    assert err == f"edge: camera {address}: it gives no more frames\n"
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import threading
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -18,21 +16,18 @@ import pytest
 
 from edge.artifact import Artifact, load_artifact
 from edge.bench import noise
-from edge.errors import DeviceError, ParityError, SpecError
+from edge.errors import DeviceError, SpecError
 from edge.session import EngineSettings, open_session
 from edge.spec import Variant
-from targets import deploy as deploy_module
-from targets import deployed as deployed_module
 from targets.deploy import DeployOptions, check_artifacts, deploy, roll_back
-from targets.deployed import Within, open_deployments
+from targets.deployed import open_deployments
 from targets.python_session import PythonSession
 from targets.ssh import SshTransport
 from targets.transport import Done
 from tests.arm_userland import arm_userland
-from tests.bench_board import on_command
-from tests.bench_phone import converted, wait_until
+from tests.bench_phone import converted
 from tests.conftest import tiny_simcc_model
-from tests.deploy_board import DeployBoard, compare, deploy_board
+from tests.deploy_board import DeployBoard, compare, deploy_board, make_film, ready_python
 from tests.python_runners import tiny_artifact
 from tests.ssh_server import opened, ssh_server
 from tests.test_edge_spec import detector_spec
@@ -60,37 +55,17 @@ def board(place: DeployBoard) -> Iterator[DeployBoard]:
 
 
 @pytest.fixture
-def ready(board: DeployBoard, monkeypatch: pytest.MonkeyPatch) -> DeployBoard:
+def ready(board: DeployBoard) -> Iterator[DeployBoard]:
     """An environment that is there already stands for each version's own: the rest is as ever."""
-    python = board.server.home / "ready/venv/bin/python"
-    if not python.exists():
-        with closing(opened(board.server)) as transport:
-            from targets.python_setup import python_for
-
-            at = Within(transport, "/home/pi/ready")
-            argv = python_for(at, "onnx", wheelhouse=board.wheelhouse, say=print)
-            made = [
-                "ln",
-                "-s",
-                argv[0][len("/home/pi/ready/") :].removesuffix("/bin/python"),
-                "/home/pi/ready/venv",
-            ]
-            assert transport.run(made, timeout_s=60).returncode == 0
-
-    def python_there(place: Within, *_: Any, **__: Any) -> tuple[str, ...]:
-        # Something of its own is in the version all the same.
-        place.run(["mkdir", "-p", f"{place.work_dir}/python"], timeout_s=60)
-        return ("/home/pi/ready/venv/bin/python", "-I")
-
-    monkeypatch.setattr(deploy_module, "python_for", python_there)
-    return board
+    with ready_python(board):
+        yield board
 
 
 # --- what goes well -------------------------------------------------------------------------------
 
 
 def test_versions_come_and_go(ready: DeployBoard, artifact: Artifact) -> None:
-    first = ready.deploy(artifact)
+    first = ready.deploy(artifact, compare)
     assert ready.current == first.name and ready.folders == [first.name]
     assert (first.previous, first.models, first.camera) == ("", ("tiny as onnx-fp32",), "")
     assert first.parity == ("tiny as onnx-fp32: as here",)
@@ -137,6 +112,31 @@ def test_versions_come_and_go(ready: DeployBoard, artifact: Artifact) -> None:
     assert ready.calls == []
 
 
+def test_going_back_needs_the_board_alone(
+    ready: DeployBoard, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of a version lies there: nothing is sent, installed or fetched, on neither side."""
+    film = ready.server.home / "film.avi"
+    make_film(ready)
+    awkward = "it's $HOME's; film.avi"
+    shutil.copy(film, film.with_name(awkward))
+    first = ready.deploy(artifact, camera=f"/home/pi/{awkward}")
+    ready.deploy(artifact, drop_service=True)
+    run, asked = SshTransport.run, []
+
+    def noted(transport: SshTransport, argv: Sequence[str], **options: Any) -> Done:
+        asked.append(" ".join(argv))
+        return run(transport, argv, **options)
+
+    monkeypatch.setattr(SshTransport, "run", noted)
+    monkeypatch.setattr(SshTransport, "push", lambda *_, **__: pytest.fail("something was sent"))
+    monkeypatch.setattr("targets.programs.run_program", lambda *_, **__: pytest.fail("a program"))
+    with ready.open() as known:
+        assert roll_back(known, None, print) == first
+    assert ready.serving == first.name
+    assert asked and not [line for line in asked if "pip" in line or "python" in line]
+
+
 def test_nothing_to_go_back_to(board: DeployBoard) -> None:
     with board.open() as known:
         assert known.versions == () and known.current is None and known.linked == ""
@@ -145,11 +145,16 @@ def test_nothing_to_go_back_to(board: DeployBoard) -> None:
     assert not board.root.exists()
 
 
+@pytest.mark.slow
 def test_an_environment_of_its_own(board: DeployBoard, artifact: Artifact) -> None:
-    """Made by the board's own pip, from a wheelhouse; the bench's folder is not touched."""
-    version = board.deploy(artifact)
+    """Made by the board's own pip, from a wheelhouse; the bench's folder is not touched.
+
+    For a service OpenCV's wheel is beside the engine's.
+    """
+    version = board.deploy(artifact, compare, camera=make_film(board))
+    assert board.serving == version.name
     (python,) = (board.root / "current/python").glob("*/venv/bin/python")
-    code = "import edge, onnxruntime; print(edge.__version__, edge.__file__)"
+    code = "import edge, onnxruntime, opencv_stands_here; print(edge.__version__, edge.__file__)"
     with closing(opened(board.server)) as transport:
         there = (
             f"/home/pi/.local/share/edgepose/current/{python.relative_to(board.root / 'current')}"
@@ -179,289 +184,6 @@ def test_an_engine_that_was_built_there(ready: DeployBoard, artifact: Artifact) 
     assert (str(there.variant), there.path("engine").read_text()) == ("tensorrt-fp16", "built")
 
 
-# --- what breaks off ------------------------------------------------------------------------------
-
-
-def stays(board: DeployBoard, held: Any) -> None:
-    """The version from before is current and the only one, with nothing half-made beside it."""
-    assert (board.current, board.folders) == (held.name, [held.name])
-    assert not [path.name for path in board.root.iterdir() if path.name.startswith(".current")]
-    assert not list(board.root.rglob("*.part"))
-
-
-def test_the_connection_breaks_in_the_push(
-    ready: DeployBoard, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held = ready.deploy(artifact)
-    push = SshTransport.push
-
-    def breaking(transport: SshTransport, local: Path, remote: str, **options: Any) -> None:
-        cut = {"on_progress": lambda *_: ready.server.cut()} if remote.endswith(".onnx") else {}
-        push(transport, local, remote, **options | cut)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SshTransport, "push", breaking)
-        with pytest.raises(DeviceError, match=r"pushing tiny\.onnx .* the connection was lost"):
-            ready.deploy(artifact)
-    stays(ready, held)
-
-
-def test_the_connection_breaks_in_the_installation(
-    ready: DeployBoard, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held = ready.deploy(artifact)
-    monkeypatch.undo()
-    with (
-        on_command("-m pip", lambda: threading.Timer(0.3, ready.server.cut).start()),
-        pytest.raises(DeviceError, match=r"the connection was lost while .*pip"),
-    ):
-        ready.deploy(artifact)
-    stays(ready, held)
-    assert not ready.server.running("-m pip")
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_the_connection_breaks_at_the_switch(
-    ready: DeployBoard, artifact: Artifact, monkeypatch: pytest.MonkeyPatch, when: str
-) -> None:
-    held = ready.deploy(artifact)
-    run = SshTransport.run
-    seen: list[object] = []
-
-    def breaking(transport: SshTransport, argv: Sequence[str], **options: Any) -> Done:
-        if "mv -fT" not in " ".join(argv) or seen:
-            return run(transport, argv, **options)
-        seen.append(argv)
-        if when == "after":
-            run(transport, argv, **options)
-            seen.append(ready.current)
-        ready.server.cut()
-        raise DeviceError("the connection was lost")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SshTransport, "run", breaking)
-        with pytest.raises(DeviceError, match="the connection was lost"):
-            ready.deploy(artifact)
-    # It had happened, and was put back.
-    assert len(seen) == 1 or seen[1] not in (held.name, "")
-    stays(ready, held)
-
-
-def test_the_board_is_gone(
-    ready: DeployBoard, artifact: Artifact, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What it holds half-made counts for nothing, and goes with a later deployment."""
-    held = ready.deploy(artifact)
-    capsys.readouterr()
-    try:
-        with (
-            on_command("sync", ready.server.stop),
-            pytest.raises(DeviceError, match="is its SSH server running"),
-        ):
-            ready.deploy(artifact)
-    finally:
-        ready.server.start()
-    (left,) = set(ready.folders) - {held.name}
-    assert f"versions/{left} may be left there, half-made" in capsys.readouterr().out
-    assert ready.current == held.name
-    with ready.open() as known:
-        assert known.versions == (held,)
-        with pytest.raises(DeviceError, match=f"version {left} is not there"):
-            roll_back(known, left, print)
-        # Another deployment may be at work there.
-        assert known.remove_abandoned() == ()
-        argv = ["find", f"{known.root}/versions", "-exec", "touch", "-d", "3 hours ago", "{}", ";"]
-        assert known.transport.run(argv, timeout_s=60).returncode == 0
-    later = ready.deploy(artifact)
-    assert f"removed {left}, which an earlier deployment left" in capsys.readouterr().out
-    assert ready.folders == [held.name, later.name]
-
-
-def test_a_full_disk(
-    ready: DeployBoard, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """1 MiB holds a version whose environment is elsewhere, and none with its own."""
-    with closing(opened(ready.server)) as transport:
-        for argv in (
-            ["mkdir", "-p", "/home/pi/.local/share"],
-            ["mkdir", "/home/pi/small/edgepose"],
-            ["ln", "-s", "/home/pi/small/edgepose", "/home/pi/.local/share/edgepose"],
-        ):
-            assert transport.run(argv, timeout_s=60).returncode == 0
-        deploy(open_deployments(transport), [artifact], compare, ready.options(), print)
-        (held,) = open_deployments(transport).versions
-        monkeypatch.undo()
-        with pytest.raises(DeviceError, match="no room is left for the packages of onnx in /home"):
-            deploy(open_deployments(transport), [artifact], compare, ready.options(), print)
-        known = open_deployments(transport)
-        assert known.current == held and known.versions == (held,)
-        names = transport.run(["ls", f"{known.root}/versions"], timeout_s=60).stdout.split()
-        assert names == [held.name.encode()]
-
-
-def test_answers_that_differ_there(ready: DeployBoard, artifact: Artifact) -> None:
-    """The board's engine answers 0 to everything; before, and where nothing was deployed yet."""
-    held = ready.deploy(artifact)
-    package = ready.server.home / "ready/python"
-    (site,) = package.glob("*/venv/lib/python3*/site-packages")
-    from tests.python_runners import _ENGINE
-
-    (site / "onnxruntime.py").write_text(_ENGINE)
-    try:
-        with pytest.raises(ParityError, match="simcc_x differs on ssh "):
-            ready.deploy(artifact)
-        stays(ready, held)
-        ready.clear()
-        with pytest.raises(ParityError, match="simcc_x differs on ssh "):
-            ready.deploy(artifact)
-        assert (ready.current, ready.folders) == ("", [])
-    finally:
-        (site / "onnxruntime.py").unlink()
-
-
-def test_two_deployments_at_once(ready: DeployBoard, artifact: Artifact) -> None:
-    """The one that is whole first is current; the other leaves nothing and says so."""
-    held = ready.deploy(artifact)
-    faster = []
-
-    def slow(artifact: Artifact, session: PythonSession) -> str:
-        faster.append(ready.deploy(artifact))
-        return compare(artifact, session)
-
-    with ready.open() as known, pytest.raises(DeviceError) as caught:
-        deploy(known, [artifact], slow, ready.options(), print)
-    (other,) = faster
-    assert f"another deployment came first, current is {other.name}" in str(caught.value)
-    assert (ready.current, ready.folders) == (other.name, [held.name, other.name])
-
-
-def test_a_lock_that_is_held(ready: DeployBoard, artifact: Artifact) -> None:
-    held = ready.deploy(artifact)
-    with ready.open() as known:
-        folder = known.root
-        # By a program that never ends: the switch gives up long before its own deadline.
-        hold = f"flock {folder}/lock sleep 4321 >/dev/null 2>&1 &"
-        known.transport.run(["sh", "-c", hold], timeout_s=60)
-        wait_until(lambda: ready.server.running("sleep 4321"), "nobody holds the lock", 10.0)
-        with pytest.MonkeyPatch.context() as patch:
-            quick = deployed_module._SWITCH.replace("flock -w 30", "flock -w 1")
-            patch.setattr(deployed_module, "_SWITCH", quick)
-            with pytest.raises(DeviceError, match=f"cannot lock {folder}: another deployment"):
-                known.switch(held.name, held.name)
-        for pid in ready.server.running("sleep 4321"):
-            os.kill(pid, signal.SIGKILL)
-        assert known.switch(held.name, held.name)
-    assert ready.current == held.name
-
-
-def test_a_damaged_record_is_no_version(ready: DeployBoard, artifact: Artifact) -> None:
-    held, other = ready.deploy(artifact), ready.deploy(artifact)
-    record = ready.root / "versions" / held.name / "deployment.json"
-    for text in ("", "\0" * 300, "[]", '{"schema": 1}', '{"schema": 2, "name": "a"}'):
-        record.write_text(f"{text}\n")
-        with ready.open() as known:
-            assert known.versions == (other,)
-    with ready.open() as known, pytest.raises(DeviceError, match=f"{held.name} is not there"):
-        roll_back(known, None, print)
-
-
-# --- the service ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def video(ready: DeployBoard) -> str:
-    """A film on the board that stands for a camera."""
-    return make_film(ready)
-
-
-def make_film(board: DeployBoard) -> str:
-    import cv2
-    import numpy as np
-
-    path = board.server.home / "film.avi"
-    if not path.exists():
-        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (64, 48))
-        rng = np.random.default_rng(3)
-        frame = rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)
-        for _ in range(3000):
-            writer.write(frame)
-        writer.release()
-        path.chmod(0o644)
-    return "/home/pi/film.avi"
-
-
-def test_a_service_follows_the_current_version(
-    ready: DeployBoard, artifact: Artifact, video: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    first = ready.deploy(artifact, camera=video)
-    assert first.camera == video
-    assert ready.serving == first.name
-    assert ready.calls == ["--version", "daemon-reload", "enable edgepose.service",
-                           "restart edgepose.service", "is-active edgepose.service"]  # fmt: skip
-    unit = (ready.server.home / ".config/systemd/user/edgepose.service").read_text()
-    assert "\nExecStart=%h/.local/share/edgepose/current/serve\n" in unit
-    second = ready.deploy(artifact, camera=video)
-    assert ready.serving == ready.current == second.name
-    with ready.open() as known:
-        assert roll_back(known, None, print) == first
-    assert ready.serving == ready.current == first.name
-    # A version without it does not take it away unasked.
-    with pytest.raises(SpecError, match=r"say --service to go on with it, or --no-service to end"):
-        ready.deploy(artifact)
-    assert ready.serving == first.name and len(ready.folders) == 2
-    without = ready.deploy(artifact, drop_service=True)
-    assert (ready.serving, ready.current) == ("", without.name)
-    assert not (ready.server.home / ".config/systemd/user/edgepose.service").exists()
-    # Going back to a version that had it starts it again.
-    with ready.open() as known:
-        assert roll_back(known, None, print) == first
-    assert ready.serving == first.name
-    capsys.readouterr()
-
-
-def test_a_service_that_does_not_start(ready: DeployBoard, artifact: Artifact, video: str) -> None:
-    with pytest.raises(DeviceError) as caught:
-        ready.deploy(artifact, camera="/dev/video7")
-    assert "`systemctl --user restart edgepose.service` failed" in str(caught.value)
-    assert "/dev/video7: no such file" in str(caught.value)
-    # Nothing was there before, nothing is there now.
-    assert (ready.current, ready.folders, ready.serving) == ("", [], "")
-    assert not (ready.server.home / ".config/systemd/user/edgepose.service").exists()
-    held = ready.deploy(artifact, camera=video)
-    with pytest.raises(DeviceError, match="/dev/video7: no such file"):
-        ready.deploy(artifact, camera="/dev/video7")
-    stays(ready, held)
-    assert ready.serving == held.name
-
-
-def test_the_connection_breaks_at_the_restart(
-    ready: DeployBoard, artifact: Artifact, video: str
-) -> None:
-    held = ready.deploy(artifact, camera=video)
-    cut = lambda: threading.Timer(0.3, ready.server.cut).start()  # noqa: E731
-    with (
-        on_command("systemctl --user restart", cut),
-        pytest.raises(DeviceError, match="the connection was lost while"),
-    ):
-        ready.deploy(artifact, camera=video)
-    stays(ready, held)
-    assert ready.serving == held.name
-
-
-def test_a_board_without_systemd(ready: DeployBoard, artifact: Artifact, video: str) -> None:
-    held = ready.deploy(artifact)
-    program = ready.server.programs / "systemctl"
-    aside = program.rename(program.with_name("aside"))
-    program.write_text("#!/bin/sh\nexit 127\n")
-    program.chmod(0o755)
-    try:
-        with pytest.raises(DeviceError, match="it has no systemd; deploy without --service"):
-            ready.deploy(artifact, camera=video)
-    finally:
-        aside.rename(program)
-    stays(ready, held)
-
-
 # --- what cannot be one version -------------------------------------------------------------------
 
 
@@ -471,10 +193,11 @@ def test_artifacts_that_are_no_version(artifact: Artifact) -> None:
     plain, service = DeployOptions(), DeployOptions(camera="0")
     check_artifacts([artifact, finder], service)
     check_artifacts([finder], plain)
+    check_artifacts([artifact, tflite], service)
     for some, options, why in (
         ([], plain, "name artifact folders"),
         ([artifact, artifact], plain, "named twice: tiny as onnx-fp32, tiny as onnx-fp32"),
-        ([artifact, tflite], plain, "these need onnx and tflite: choose one with --formats"),
+        ([artifact, finder, tflite], service, "one pose model with at most one detector"),
         ([finder], service, "a service runs one pose model with at most one detector"),
     ):
         with pytest.raises(SpecError, match=why):
@@ -507,6 +230,10 @@ def test_a_raspberry_pi_with_real_wheels(tmp_path: Path) -> None:
 
     options = DeployOptions(threads=1, wheelhouse=tmp_path / "house")
     with ssh_server(tmp_path / "server", userland=userland) as server:
+        # To compile every module of the packages, under emulation, is half of an installation.
+        config = server.home / ".config/pip/pip.conf"
+        config.parent.mkdir(parents=True)
+        config.write_text("[install]\ncompile = no\n")
         with closing(opened(server)) as transport:
             try:
                 version = deploy(open_deployments(transport), [artifact], judge, options, print)

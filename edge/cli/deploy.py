@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from edge.artifact import Artifact, load_artifact
 from edge.cli import host, options
-from edge.cli.bench_work import say
-from edge.errors import ParityError, SpecError
+from edge.cli.bench_work import progress, say
+from edge.errors import ArtifactError, ParityError, SpecError
 
 if TYPE_CHECKING:
     from targets.deploy import DeployOptions
@@ -98,6 +98,7 @@ def deploy(arguments: argparse.Namespace) -> int:
         raise SpecError("--camera is what the service reads: say --service as well")
     if arguments.artifacts and (arguments.list or arguments.rollback is not None):
         raise SpecError(f"--list and --rollback take no artifact ({arguments.artifacts[0]})")
+    named = _named(arguments)
     with closing(open_target(profile, host=arguments.host, ask=password_prompt())) as transport:
         deployments = open_deployments(transport)
         if arguments.list:
@@ -108,7 +109,7 @@ def deploy(arguments: argparse.Namespace) -> int:
 
             version = roll_back(deployments, arguments.rollback or None, say)
         else:
-            version = _deploy(arguments, profile, transport, deployments)
+            version = _deploy(arguments, profile, transport, deployments, named)
         now = deployments.read()
         if arguments.json:
             print(_json(now))
@@ -123,28 +124,50 @@ def _deploy(
     profile: Profile,
     transport: Transport,
     deployments: Deployments,
+    named: list[Artifact],
 ) -> Version:
+    from targets.deploy import check_board
     from targets.deploy import deploy as deploy_version
     from targets.device_state import check_device, read_device
 
     info = read_device(transport)
     check_device(info, profile)
-    artifacts = _artifacts(arguments, profile)
     settings = _settings(arguments, profile, transport, info)
+    # A conversion takes minutes: first what may be wrong without it.
+    check_board(deployments, settings)
+    artifacts = named or _made(arguments, profile)
     return deploy_version(deployments, artifacts, _judge(arguments), settings, say)
 
 
-def _artifacts(arguments: argparse.Namespace, profile: Profile) -> list[Artifact]:
-    """The artifacts that were named, or the target's first variant of each model."""
-    load = [Path(text) for text in arguments.artifacts]
-    if not load:
-        if arguments.formats is None:
-            arguments.formats = str(profile.variants[0])
-        for made in host.make_artifacts(arguments, profile, host.Table(sys.stderr)):
-            if made.error is not None:
-                raise SpecError(f"{made.model} {made.variant} cannot be deployed: {made.error}")
-            load.append(made.folder)
-    return [load_artifact(path) for path in load]
+def _named(arguments: argparse.Namespace) -> list[Artifact]:
+    """The artifacts of the command line, where they can be one version and be compared."""
+    from converters.answers import source_file
+    from targets.deploy import DeployOptions, check_artifacts
+
+    artifacts = [load_artifact(path) for path in arguments.artifacts]
+    if artifacts:
+        check_artifacts(artifacts, DeployOptions(camera="0" if arguments.service else None))
+    for artifact in artifacts:
+        try:
+            source_file(artifact)
+        except ArtifactError as error:
+            why = str(error).partition("; say ")[0]
+            raise ArtifactError(
+                f"{why}; its answers on the board are compared with that file: convert it anew"
+            ) from None
+    return artifacts
+
+
+def _made(arguments: argparse.Namespace, profile: Profile) -> list[Artifact]:
+    """The target's first variant of each model, or the variants that were named."""
+    if arguments.formats is None:
+        arguments.formats = str(profile.variants[0])
+    artifacts = []
+    for made in host.make_artifacts(arguments, profile, host.Table(sys.stderr)):
+        if made.error is not None:
+            raise SpecError(f"{made.model} {made.variant} cannot be deployed: {made.error}")
+        artifacts.append(load_artifact(made.folder))
+    return artifacts
 
 
 def _settings(
@@ -175,6 +198,7 @@ def _settings(
         keep=arguments.keep,
         wheelhouse=arguments.wheelhouse,
         engine=build,
+        on_progress=progress,
     )
 
 
