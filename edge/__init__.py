@@ -2,8 +2,8 @@
 
 Reading order: ``spec`` and ``keypoints`` (what a model is), ``artifact`` (what was shipped),
 ``session`` and ``engines`` (running a network), ``image`` and ``codecs`` (before and after it),
-``detector``, ``pose``, ``pipeline`` and ``onestage`` (an image in, poses out), ``latency``,
-``cli``.
+``detector``, ``pose``, ``pipeline`` and ``onestage`` (an image in, poses out), ``tracker`` (who is
+who), ``latency``, ``cli``.
 """
 
 from edge.artifact import Artifact, load_artifact
@@ -15,6 +15,7 @@ from edge.pipeline import Pipeline, Pose
 from edge.pose import PoseEstimator
 from edge.session import EngineSettings, Session, open_session
 from edge.spec import KEYPOINT_SETS, KeypointSet, ModelSpec, TensorSpec, Variant
+from edge.tracker import PoseTracker, TrackedPose, TrackerParams
 
 __version__ = "0.1.0"
 
@@ -33,8 +34,11 @@ __all__ = [
     "Pipeline",
     "Pose",
     "PoseEstimator",
+    "PoseTracker",
     "Session",
     "TensorSpec",
+    "TrackedPose",
+    "TrackerParams",
     "Variant",
     "__version__",
     "load_artifact",

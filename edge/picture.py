@@ -110,11 +110,10 @@ def draw_poses(
         cv2.rectangle(drawn, (x1, y1), (x2, y2), frame, thickness)
         if number is not None or pose.box_score < 1:
             label = f"{pose.box_score:.2f}" if number is None else str(number)
-            at = (x1 + 2, max(y1 - 4, 12))
+            at = (x1 + 2, max(y1 - 2 - 2 * thickness, 6 + 8 * thickness))
+            font = (cv2.FONT_HERSHEY_SIMPLEX, 0.2 + 0.25 * thickness)
             for color, extra in (((0, 0, 0), 2), (frame, 0)):
-                cv2.putText(
-                    drawn, label, at, cv2.FONT_HERSHEY_SIMPLEX, 0.45, color, 1 + extra, cv2.LINE_AA
-                )
+                cv2.putText(drawn, label, at, *font, color, thickness + extra, cv2.LINE_AA)
         points = [(round(float(x) * one), round(float(y) * one)) for x, y in pose.keypoints[:, :2]]
         seen = pose.keypoints[:, 2] >= score_threshold
         for a, b in keypoints.skeleton:

@@ -128,28 +128,9 @@ class EdgePose {
 def test_the_jni_example_on_stand_ins_of_android(
     shipped: Path, people: list[Pose], tmp_path: Path
 ) -> None:
-    javac, java, compiler = (shutil.which(name) for name in ("javac", "java", "g++"))
-    if not (javac and java and compiler):
-        pytest.skip("needs javac, java and g++")
-    flags = ncnn_flags("x86_64")[1:]
-    jni = Path(javac).resolve().parents[1] / "include"
-    (tmp_path / "android").mkdir()
-    for name in ("asset_manager", "asset_manager_jni", "bitmap"):
-        (tmp_path / f"android/{name}.h").write_text('#include "android_stand_ins.h"\n')
-    folders = [tmp_path, ROOT / "tests", shipped / "out/include"]
-    library = tmp_path / "libedgepose.so"
-    # ncnn's own package for Android asks for -fno-rtti.
-    options = ["-fPIC", "-shared", "-fno-rtti", "-Wall", "-Wextra", "-Werror"]
-    options += [f"-I{folder}" for folder in folders]
-    options += ["-isystem", str(jni), "-isystem", str(jni / "linux")]
-    source = shipped / "out/example/edgepose_jni.cpp"
-    run([compiler, "-std=c++17", "-O2", *options, str(source), *flags, "-o", str(library)])
-    (tmp_path / "edgepose").mkdir()
-    (tmp_path / "edgepose/EdgePose.java").write_text(JAVA)
-    run([javac, "-d", str(tmp_path), str(tmp_path / "edgepose/EdgePose.java")])
     height, width = PICTURE_HW
     printed = run(
-        [java, "-cp", str(tmp_path), "edgepose.EdgePose", str(library), *MODELS],
+        [*jni_example(shipped / "out", tmp_path), *MODELS],
         ASSETS=str(shipped / "out/assets"),
         BITMAP=str(shipped / "image.raw"),
         BITMAP_WIDTH=str(width),
@@ -160,6 +141,33 @@ def test_the_jni_example_on_stand_ins_of_android(
     assert (count, while_open, after) == ("17", "2", "0")  # the weights of two networks
     got = np.array(values.split(), np.float32).reshape(-1, 5 + 17 * 3)
     assert_same_people(got[:, :5], got[:, 5:].reshape(-1, 17, 3), people)
+
+
+def jni_example(assets: Path, folder: Path) -> list[str]:
+    """Build an app's example for this machine's Java, in a folder; its command line.
+
+    Two models are its last words. The picture and the assets are named in the environment.
+    """
+    javac, java, compiler = (shutil.which(name) for name in ("javac", "java", "g++"))
+    if not (javac and java and compiler):
+        pytest.skip("needs javac, java and g++")
+    flags = ncnn_flags("x86_64")[1:]
+    jni = Path(javac).resolve().parents[1] / "include"
+    (folder / "android").mkdir()
+    for name in ("asset_manager", "asset_manager_jni", "bitmap"):
+        (folder / f"android/{name}.h").write_text('#include "android_stand_ins.h"\n')
+    includes = [folder, ROOT / "tests", assets / "include"]
+    library = folder / "libedgepose.so"
+    # ncnn's own package for Android asks for -fno-rtti.
+    options = ["-fPIC", "-shared", "-fno-rtti", "-Wall", "-Wextra", "-Werror"]
+    options += [f"-I{path}" for path in includes]
+    options += ["-isystem", str(jni), "-isystem", str(jni / "linux")]
+    source = assets / "example/edgepose_jni.cpp"
+    run([compiler, "-std=c++17", "-O2", *options, str(source), *flags, "-o", str(library)])
+    (folder / "edgepose").mkdir()
+    (folder / "edgepose/EdgePose.java").write_text(JAVA)
+    run([javac, "-d", str(folder), str(folder / "edgepose/EdgePose.java")])
+    return [java, "-cp", str(folder), "edgepose.EdgePose", str(library)]
 
 
 def run(argv: list[str], *, code: int = 0, **environment: str) -> str:

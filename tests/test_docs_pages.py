@@ -1,0 +1,191 @@
+"""The pages of the manual: links lead somewhere, commands parse, and the library's page runs."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge.cli import _parser, main
+from tests.conftest import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+# Of trtexec and systemctl.
+FOREIGN = {"--fp16", "--int8", "--now", "--user"}
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def prose(page: Path) -> str:
+    """A page without its fenced blocks."""
+    return FENCE.sub("", TEXTS[page])
+
+
+def links(page: Path) -> list[str]:
+    """Where links and pictures of a page point to."""
+    return re.findall(r"(?:\]\(|src=\")([^)\s\"]+)", prose(page))
+
+
+def anchors(page: Path) -> set[str]:
+    """What a heading is called in a link, by GitHub's rule."""
+    heads = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@every_page
+def test_links_and_pictures_lead_somewhere(page: Path) -> None:
+    for link in links(page):
+        if link.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def test_every_picture_is_shown_and_small() -> None:
+    pictures = sorted((ROOT / "docs/pictures").iterdir())
+    shown = {(page.parent / link).resolve() for page in PAGES for link in links(page)}
+    for picture in pictures:
+        assert picture in shown, picture.name
+        assert picture.stat().st_size < 150_000, picture.name
+    assert sum(picture.stat().st_size for picture in pictures) < 700_000
+
+
+def test_every_picture_can_be_made_again() -> None:
+    from tests.docs_pictures import PICTURES
+
+    assert {picture.stem for picture in (ROOT / "docs/pictures").iterdir()} == set(PICTURES)
+
+
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command."""
+    (commands,) = (
+        action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)
+    )
+    return dict(commands.choices)
+
+
+def shell_lines(text: str) -> Iterator[str]:
+    """The commands of the fenced blocks, those of several lines in one."""
+    for language, block in FENCE.findall(text):
+        if language in ("", "sh"):
+            yield from block.replace("\\\n", " ").splitlines()
+
+
+@every_page
+def test_commands_of_blocks_parse(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for line in shell_lines(TEXTS[page]):
+        if not re.match(r"(\.venv/bin/)?edge ", line):
+            continue
+        # What may be left out stands in brackets.
+        words = shlex.split(re.sub(r"[\[\]]", " ", line.partition(" #")[0]))
+        try:
+            _parser().parse_args([word for word in words[1:] if word != "..."])
+        except SystemExit:
+            pytest.fail(f"{line}\n{capsys.readouterr().err}")
+
+
+@every_page
+def test_commands_and_options_in_the_text_exist(page: Path) -> None:
+    known = parsers()
+    options = {option for parser in known.values() for option in parser._option_string_actions}
+    assert "--keypoint-score" in options
+    # What the native runner and the benches among the tests take has no parser here.
+    for file in (*ROOT.glob("targets/runner/*.cpp"), *ROOT.glob("tests/bench_*.py")):
+        options |= set(OPTION.findall(file.read_text(encoding="utf-8")))
+    for code in re.findall(r"`([^`\n]+)`", prose(page)):
+        named = set(OPTION.findall(code)) - FOREIGN
+        command = re.match(r"(?:\.venv/bin/)?edge ([a-z]+)", code)
+        if command:
+            assert command[1] in known, code
+            assert named <= {*known[command[1]]._option_string_actions}, code
+        elif re.match(r"-", code):
+            assert named <= options, code
+        for goal in re.findall(r"^make ([a-z0-9-]+)", code):
+            assert re.search(rf"^{goal}:", (ROOT / "Makefile").read_text(), re.MULTILINE), code
+
+
+@every_page
+def test_what_python_blocks_import_of_edge_is_there(page: Path) -> None:
+    for language, block in FENCE.findall(TEXTS[page]):
+        if language != "python":
+            continue
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "edge":
+                module = importlib.import_module(str(node.module))
+                for name in node.names:
+                    assert hasattr(module, name.name), f"{node.module}.{name.name}"
+
+
+@pytest.fixture(scope="module")
+def beside_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as docs/python.md has it: ``models`` and ``people.jpg``."""
+    for name in ("cv2", "onnx", "onnxruntime", "onnxslim"):
+        pytest.importorskip(name)
+    folder = tmp_path_factory.mktemp("library")
+    words = ["--target", "x86", "--formats", "onnx-fp32", "--out", str(folder)]
+    assert main(["convert", *words]) == 0
+    (folder / "x86").rename(folder / "models")
+    shutil.copy(ROOT / "docs/pictures/people.jpg", folder)
+    return folder
+
+
+def python_blocks() -> list[str]:
+    blocks = FENCE.findall(TEXTS[ROOT / "docs/python.md"])
+    return [block for language, block in blocks if language == "python"]
+
+
+def test_the_program_prints_what_the_page_says(beside_models: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", python_blocks()[0]],
+        cwd=beside_models,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (said,) = re.findall(
+        r"^It prints\n\n```\n(.*?)```", TEXTS[ROOT / "docs/python.md"], re.S | re.M
+    )
+    got, want = done.stdout.splitlines(), said.splitlines()
+    assert len(got) == len(want) == 4
+    figure = r"-?\d+(?:\.\d+)?"
+    for mine, other in zip(got, want, strict=True):
+        assert re.sub(figure, "N", mine) == re.sub(figure, "N", other)
+        # Another engine's last digits may round to the neighbour.
+        tolerance = (0.011, 1.1, 1.1, 0.011)
+        for a, b, limit in zip(
+            re.findall(figure, mine), re.findall(figure, other), tolerance, strict=True
+        ):
+            assert abs(float(a) - float(b)) < limit, mine
+    assert (beside_models / "drawn.jpg").is_file()
+
+
+def test_the_loop_over_a_video_follows_people(
+    beside_models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edge import load_artifact, open_session
+    from edge.picture import read_image
+
+    finder = load_artifact(beside_models / "models/rtmdet-nano-demo-onnx-fp32")
+    poser = load_artifact(beside_models / "models/rtmpose-t-demo-onnx-fp32")
+    frames = [read_image(beside_models / "people.jpg")] * 2
+    with open_session(finder) as detector, open_session(poser) as pose:
+        exec(python_blocks()[1], {"finder": detector, "poser": pose, "frames": frames})
+    numbers = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert numbers == ["0", "1", "2", "3"] * 2
