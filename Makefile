@@ -1,7 +1,7 @@
 # Names for commands; the logic is in `edge` and .ci/. `make help` explains.
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-torch setup-onnx2tf setup-runner convert devices bench report assets deploy run eval sensitivity verify info zoo fetch \
-  export bench-runtime bench-variants bench-harness train-demo lint test test-slow lock clean
+  export bench-runtime bench-variants bench-harness bench-peers bench-tracking docs-pictures choose train-demo lint test test-slow lock clean
 
 TARGET ?= android
 MODEL ?= rtmpose-t-demo
@@ -66,7 +66,7 @@ assets: .venv/.ready ## what an Android app ships, from the converted models: mo
 	@$(EDGE) assets --target $(TARGET) --build $(OUT) $(ARGS)
 
 deploy: .venv/.ready ## models with all they need on a board: TARGET=raspberry-pi|jetson HOST=
-	@$(EDGE) deploy --target $(TARGET) --host $(HOST) --model $(MODEL) --out $(OUT) $(if $(DET),--detector $(DET)) $(ARGS)
+	@$(EDGE) deploy --target $(TARGET) $(if $(HOST),--host $(HOST)) --model $(MODEL) --out $(OUT) $(if $(DET),--detector $(DET)) $(ARGS)
 
 zoo: .venv/.ready ## list the models that have a name
 	@$(EDGE) zoo list
@@ -79,6 +79,9 @@ export: setup-torch ## write the checkpoint MODEL (zoo name or .pth) as a verifi
 
 run: .venv/.ready ## draw the people in IMAGES and write their keypoints
 	@$(EDGE) run --model $(MODEL) $(if $(DET),--detector $(DET)) --out $(OUT)/run $(IMAGES)
+
+choose: .venv/.ready ## time the variants of all converted models here; run then takes the fastest
+	@$(EDGE) choose $(ARGS)
 
 eval: .venv/.ready ## accuracy of MODEL on DATA: COCO AP and PCK
 	@$(EDGE) eval $(MODEL) --data $(DATA) $(if $(IMAGES),--images $(IMAGES))
@@ -100,6 +103,15 @@ bench-variants: .venv/.ready ## every variant of both demo models in one table: 
 	  $(if $(IMAGES),--eval-images $(IMAGES)) || echo "bench-variants: goes on with what was made"
 	@$(EDGE) compare $(OUT)/x86 --threads $(THREADS) --data $(DATA) $(if $(IMAGES),--images $(IMAGES)) \
 	  --out $(OUT)/variants
+
+bench-peers: .venv/.ready ## pictures to keypoints against rtmlib and mmdeploy's runtime, in one run
+	@$(PYTHON) -m tests.bench_peers --out $(OUT)/peers $(ARGS)
+
+bench-tracking: .venv/.ready ## who keeps people's numbers: both trackers and rtmlib's, IDF1 and switches
+	@$(PYTHON) -m tests.bench_tracking
+
+docs-pictures: .venv/.ready ## make the pictures of the manual again
+	@$(PYTHON) -m tests.docs_pictures
 
 bench-harness: .venv/.ready ## our latency figures against the engines' own tools, as ratios
 	@$(PYTHON) tests/bench_harness.py --threads $(THREADS) --out $(OUT)/harness

@@ -26,7 +26,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, build_opener
 
-from converters.cache import file_name
+from converters.address import file_name
 from edge.artifact import sha256_of
 from edge.errors import EdgeError
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from converters.cache import cache_folder
+from edge.cache import cache_folder
 from edge.errors import SpecError
 from edge.spec import ModelSpec, TensorSpec
 

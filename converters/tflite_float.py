@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from converters.cache import cache_folder
 from converters.job import Job
 from converters.onnx2tf import (
     LOCK,
@@ -20,6 +19,7 @@ from converters.onnx2tf import (
 )
 from converters.onnx_file import load_onnx
 from converters.tflite_graph import NamedGraph, builtin_names, name_graph, read_graph
+from edge.cache import cache_folder
 from edge.errors import ToolError
 
 __all__ = ["float_graph"]

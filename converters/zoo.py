@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from converters.cache import cache_folder, file_name
+from converters.address import file_name
 from converters.sized_copy import sized_copy
 from converters.source import Source
 from converters.zoo_entry import NAME, ZooEntry, parse_zoo
 from edge.artifact import sha256_of
+from edge.cache import cache_folder
 from edge.errors import EngineMissingError, ModelFileError, SpecError
 from edge.spec import ModelSpec
 

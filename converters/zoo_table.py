@@ -7,8 +7,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from converters.cache import cache_folder, file_name
+from converters.address import file_name
 from converters.zoo_entry import LATENCIES, ZooEntry
+from edge.cache import cache_folder
 
 __all__ = ["zoo_details", "zoo_json", "zoo_table"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import tarfile
 import tempfile
@@ -14,7 +13,7 @@ from edge.artifact import sha256_of
 from edge.errors import ToolError
 from targets.programs import check_program, run_program
 
-__all__ = ["NCNN_SHA256", "NCNN_VERSION", "cache_folder", "ncnn_archive", "unpack_ncnn"]
+__all__ = ["NCNN_SHA256", "NCNN_VERSION", "ncnn_archive", "unpack_ncnn"]
 
 # The version of requirements.lock, which also holds this hash: a device computes with the same code
 # as the Python package here.
@@ -37,16 +36,6 @@ def prepare_metadata_for_build_wheel(folder, settings=None):
     shutil.copy("PKG-INFO", info / "METADATA")
     return info.name
 """
-
-
-def cache_folder() -> Path:
-    """EDGEPOSE_CACHE, or else ``edgepose`` in XDG_CACHE_HOME or ~/.cache."""
-    own = os.environ.get("EDGEPOSE_CACHE")
-    if own:
-        return Path(own).expanduser()
-    xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # The XDG specification: a relative path is to be ignored.
-    return (xdg if xdg.is_absolute() else Path("~/.cache").expanduser()) / "edgepose"
 
 
 def ncnn_archive(folder: Path, say: Callable[[str], None]) -> Path:

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from edge.cache import cache_folder
 from edge.errors import DeviceError, SpecError
 from edge.spec import Format
-from targets.ncnn_source import cache_folder
 from targets.programs import check_program, run_program
 from targets.transport import Done
 

@@ -20,8 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
+from edge.cache import cache_folder
 from edge.errors import ToolError
-from targets.ncnn_source import NCNN_SHA256, NCNN_VERSION, cache_folder, ncnn_archive, unpack_ncnn
+from targets.ncnn_source import NCNN_SHA256, NCNN_VERSION, ncnn_archive, unpack_ncnn
 from targets.programs import check_program, run_program
 from targets.runner_check import RunnerInfo, check_runner
 from targets.toolchain import Arch, Toolchain, find_program, find_toolchain

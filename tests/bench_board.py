@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
+from edge.cache import cache_folder
 from edge.cli import main
 from edge.errors import ToolError
 from targets import runner_build
-from targets.ncnn_source import cache_folder
 from targets.result import RunResult, read_runs
 from targets.ssh import SshTransport
 from targets.ssh_login import PASSWORD_VARIABLE

@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from converters.cache import cache_folder
 from converters.download import DownloadError, fetch
 from converters.progress import ProgressLine
+from edge.cache import cache_folder
 from tests.conftest import ROOT, heed_interrupts
 
 DATA = np.random.default_rng(1).bytes(300_000)

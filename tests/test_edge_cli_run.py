@@ -48,7 +48,7 @@ def pixel_models(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         session: Session = made[text]
         return session
 
-    monkeypatch.setattr(edge.cli.run, "_open", opened)
+    monkeypatch.setattr(edge.cli.run, "open_chosen", opened)
     return made
 
 
@@ -184,10 +184,13 @@ def test_what_cannot_be_followed(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_the_manual_names_the_options_that_there_are() -> None:
+    from edge.cli import _add_engine
+    from edge.cli.choose import add_choose
     from edge.cli.run import add_run
 
-    parser = argparse.ArgumentParser()
-    add_run(lambda *_: parser, lambda _: None)
+    parser = argparse.ArgumentParser(conflict_handler="resolve")
+    add_run(lambda *_: parser, _add_engine)
+    add_choose(lambda *_: parser)
     real = {name for action in parser._actions for name in action.option_strings}
     text = (ROOT / "docs/run.md").read_text(encoding="utf-8")
     assert set(re.findall(r"--[a-z][a-z-]*", text)) == real - {"-h", "--help"}

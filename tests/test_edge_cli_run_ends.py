@@ -145,7 +145,7 @@ def slow(batch):
     return quick(batch)
 
 session.answer = slow
-edge.cli.run._open = lambda text, arguments: session
+edge.cli.run.open_chosen = lambda text, arguments: session
 sys.exit(main(sys.argv[1:]))
 """
 

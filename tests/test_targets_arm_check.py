@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from edge.artifact import Artifact
+from edge.cache import cache_folder
 from edge.errors import ToolError
 from edge.spec import TensorSpec, Variant
 from targets import arm_check
@@ -26,7 +27,6 @@ from targets.arm_check import (
 )
 from targets.native import NATIVE_PRECISIONS
 from targets.native_session import NativeSession
-from targets.ncnn_source import cache_folder
 from targets.runner_build import find_runner
 from targets.runner_check import RunnerInfo, check_runner, emulator_argv
 from tests.conftest import tiny_simcc_model

@@ -12,13 +12,14 @@ import pytest
 
 from calibration.synthetic import scene
 from edge.artifact import load_artifact
+from edge.cache import cache_folder
 from edge.cli import main
 from edge.detector import Detector
 from edge.pipeline import Pipeline, Pose
 from edge.pose import PoseEstimator
 from edge.session import EngineSettings, open_session
 from targets.assets import write_assets
-from targets.ncnn_source import NCNN_VERSION, cache_folder
+from targets.ncnn_source import NCNN_VERSION
 from tests.conftest import ROOT
 from tests.test_targets_header import F32, build_header_program
 

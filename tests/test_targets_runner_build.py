@@ -14,11 +14,10 @@ from typing import Any
 
 import pytest
 
-from converters import cache
 from converters.tools import locked_versions
 from edge.errors import ToolError
 from targets import ncnn_source, runner_build, toolchain
-from targets.ncnn_source import NCNN_SHA256, NCNN_VERSION, cache_folder, ncnn_archive, unpack_ncnn
+from targets.ncnn_source import NCNN_SHA256, NCNN_VERSION, ncnn_archive, unpack_ncnn
 from targets.runner_build import build_runner, find_runner
 from targets.runner_check import check_runner
 from targets.toolchain import find_program, find_toolchain
@@ -61,18 +60,6 @@ def test_the_pin_is_the_lock_s() -> None:
     # The Python package and the device's runner are to compute the same.
     assert locked_versions()["ncnn"] == NCNN_VERSION
     assert f"sha256:{NCNN_SHA256}" in (ROOT / "requirements.lock").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    ("edgepose", "xdg"),
-    [("", ""), ("/a/b", ""), ("~/x", "/xdg"), ("", "/xdg"), ("", "relative")],
-)
-def test_one_cache_folder_for_the_whole_kit(
-    monkeypatch: pytest.MonkeyPatch, edgepose: str, xdg: str
-) -> None:
-    for name, value in (("EDGEPOSE_CACHE", edgepose), ("XDG_CACHE_HOME", xdg)):
-        monkeypatch.setenv(name, value)
-    assert cache_folder() == cache.cache_folder()
 
 
 def test_the_build_backend_gives_the_metadata_that_is_there(

@@ -19,6 +19,7 @@ from edge.cli import (
     assets,
     bench,
     bundle,
+    choose,
     compare,
     deploy,
     device,
@@ -109,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--json", action="store_true", help="print the table as JSON")
 
     run.add_run(command, _add_engine)
+    choose.add_choose(command)
     bench.add_bench(command)
     devices.add_devices(command)
     report.add_report(command)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge.cli.device import _open
+from edge.cli.choose import add_build, open_chosen
 from edge.cli.options import count
 from edge.cli.run_results import JsonFile, Progress, coco_result, interruptible, people_json
 from edge.detector import Detector
@@ -48,8 +48,11 @@ def add_run(command: Any, add_engine: Callable[[Any], None]) -> None:
         metavar="INPUT",
         help="picture, video, folder of these, glob in quotes, camera number or address",
     )
-    parser.add_argument("--model", required=True, help="artifact folder, or as for convert")
+    parser.add_argument(
+        "--model", required=True, help="artifact folder, a folder of some, or as for convert"
+    )
     parser.add_argument("--detector", help="likewise; without one the whole picture is one box")
+    add_build(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="needed but with --show")
     parser.add_argument("--show", action="store_true", help="on the screen as well; q ends it")
     parser.add_argument(
@@ -125,7 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
     sources = find_sources(arguments.inputs)
     outputs = _outputs(sources, arguments.out)
     with ExitStack() as stack:
-        session = stack.enter_context(_open(arguments.model, arguments))
+        session = stack.enter_context(open_chosen(arguments.model, arguments))
         finder = _detector_session(arguments, session, stack)
         import_opencv()
         _check_following(arguments, session, sources)
@@ -209,7 +212,7 @@ def _detector_session(
             f"{session.spec.name} is a one-stage model and finds the people itself: "
             "leave --detector out"
         )
-    return stack.enter_context(_open(arguments.detector, arguments))
+    return stack.enter_context(open_chosen(arguments.detector, arguments))
 
 
 def _check_following(

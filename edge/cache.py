@@ -1,12 +1,11 @@
-"""Where downloads and what is made of them live."""
+"""Where the kit keeps what it can make or fetch again."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from urllib.parse import urlsplit
 
-__all__ = ["cache_folder", "file_name"]
+__all__ = ["cache_folder"]
 
 
 def cache_folder() -> Path:
@@ -17,8 +16,3 @@ def cache_folder() -> Path:
     xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # The XDG specification: a relative path is to be ignored.
     return (xdg if xdg.is_absolute() else Path("~/.cache").expanduser()) / "edgepose"
-
-
-def file_name(url: str) -> str:
-    """The file name at the end of a URL."""
-    return urlsplit(url).path.rpartition("/")[2]

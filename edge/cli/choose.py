@@ -1,0 +1,314 @@
+"""``edge choose``: which variant of a model runs here, and why; and what `edge run` makes of it.
+
+It needs nothing but ``edge`` and engines; only answers in bf16 are compared with a checkout's help.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edge.artifact import MANIFEST, Artifact, load_artifact
+from edge.choice import Candidate, Check, Choice, ChoiceSettings, choose, find_artifacts
+from edge.cli.device import _open
+from edge.cli.options import count
+from edge.errors import ArtifactError, CheckoutError, EngineMissingError, SpecError
+from edge.session import EngineSettings, Session, default_threads, open_session
+
+__all__ = ["add_build", "add_choose", "bf16_check", "choose_variants", "open_chosen"]
+
+_TEXT = "Which variant of a model is the fastest here, within the accuracy limit; remembered."
+_FILES = (".onnx", ".pth", ".zip")
+
+
+def add_choose(command: Callable[[str, Callable[[argparse.Namespace], int], str], Any]) -> None:
+    """Add the command; ``command(name, run, text)`` makes its parser."""
+    parser = command("choose", choose_variants, _TEXT)
+    parser.add_argument(
+        "models",
+        nargs="*",
+        metavar="NAME|ARTIFACT",
+        help="models in the build folder, or artifact folders to choose from (default: every model "
+        "in the build folder)",
+    )
+    add_build(parser)
+    parser.add_argument(
+        "--threads",
+        type=count,
+        default=default_threads(),
+        help="CPU threads of the engines (default here: %(default)s)",
+    )
+    parser.add_argument("--again", action="store_true", help="measure even what is remembered")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the tables")
+
+
+def add_build(parser: Any) -> None:
+    """Add where models that are named have their artifacts."""
+    parser.add_argument(
+        "--build",
+        type=Path,
+        metavar="DIR",
+        help="where the artifacts of a named model are (default: build/x86, on x86-64)",
+    )
+
+
+def choose_variants(arguments: argparse.Namespace) -> int:
+    """Choose for every model, and show what was measured."""
+    groups: dict[tuple[str, tuple[int, int]], list[Artifact]] = {}
+    for artifact in _asked_for(arguments):
+        groups.setdefault((artifact.spec.name, artifact.spec.input_hw), []).append(artifact)
+    choices = [
+        _choose(artifacts, arguments, again=arguments.again) for artifacts in groups.values()
+    ]
+    if arguments.json:
+        print(json.dumps({"choices": [choice.to_json() for choice in choices]}, indent=2))
+    else:
+        print("\n\n".join(_table(choice) for choice in choices))
+    return 0
+
+
+def open_chosen(text: str, arguments: argparse.Namespace) -> Session:
+    """A session of what `edge run` is given as a model; where there are several, of the chosen one.
+
+    ``text`` is an artifact folder, a folder of one model's artifacts, the name of a model with
+    artifacts in the build folder, or else a file or name of which the ONNX file runs as it is.
+    """
+    artifacts = _variants(text, arguments.build)
+    if not artifacts:
+        session = _open(text, arguments)
+        if _is_name(text):
+            _say(f"note: {text}: the ONNX file runs as it is; {_way(text)}")
+        return session
+    choice = _choose(artifacts, arguments, precision=arguments.inference_precision)
+    _say(_line(choice))
+    settings = EngineSettings(arguments.threads, choice.inference_precision)
+    return open_session(choice.artifact, settings)
+
+
+# --- which artifacts ------------------------------------------------------------------------------
+
+
+def _variants(text: str, build: Path | None) -> list[Artifact]:
+    """The artifacts to choose from, empty where ``text`` is one artifact, a file, or has none."""
+    path = Path(text)
+    if path.is_dir() and not (path / MANIFEST).is_file():
+        return _one_model(_found(path), path)
+    folder = build or _default_build()
+    if not _is_name(text) or folder is None:
+        return []
+    found = _found(folder, text)
+    if build and not found:
+        raise ArtifactError(f"{folder}: no artifact of {text} in it; it has {_names(folder)}")
+    return found
+
+
+def _is_name(text: str) -> bool:
+    path = Path(text)
+    return not path.exists() and path.suffix not in _FILES and len(path.parts) == 1
+
+
+def _default_build() -> Path | None:
+    """The folder of the target that this machine is, where something was converted for it."""
+    folder = Path("build/x86")
+    return folder if _on_x86() and folder.is_dir() else None
+
+
+def _found(folder: Path, name: str | None = None) -> list[Artifact]:
+    """The artifacts in a folder's folders; those that are left out are named on stderr."""
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder}: no such folder")
+    found, left_out = find_artifacts(folder, name)
+    for reason in left_out:
+        _say(f"left out: {reason}")
+    return found
+
+
+def _one_model(artifacts: list[Artifact], folder: Path) -> list[Artifact]:
+    names = sorted({artifact.spec.name for artifact in artifacts})
+    if len(names) > 1:
+        ways = " or ".join(f"--model {name} --build {folder}" for name in names[:2])
+        raise SpecError(f"{folder}: has artifacts of several models; name one, as in {ways}")
+    return artifacts
+
+
+def _names(folder: Path) -> str:
+    found, _ = find_artifacts(folder)
+    return ", ".join(sorted({artifact.spec.name for artifact in found})) or "none at all"
+
+
+def _asked_for(arguments: argparse.Namespace) -> list[Artifact]:
+    """What `edge choose` was given: folders, or names in the build folder, or all in that."""
+    found = []
+    build: Path | None = arguments.build
+    for text in arguments.models:
+        path = Path(text)
+        if (path / MANIFEST).is_file():
+            found.append(load_artifact(path, allow_failed=True))
+        elif path.is_dir():
+            found += _found(path)
+        elif _is_name(text):
+            one = _variants(text, build)
+            if not one:
+                raise ArtifactError(f"{text}: no artifacts to choose from; {_way(text)}")
+            found += one
+        else:
+            raise ArtifactError(f"{text}: neither an artifact folder nor the name of a model")
+    if not arguments.models:
+        folder = build or _default_build()
+        found = _found(folder) if folder else []
+        if not found:
+            where = f" in {folder}" if folder else ""
+            raise ArtifactError(f"no artifacts to choose from{where}; {_way(None)}")
+    return found
+
+
+def _way(name: str | None) -> str:
+    """How there come to be artifacts, where a name found none in the default folder."""
+    if not _on_x86():
+        return "--build DIR names a folder with variants to choose from"
+    from edge.cli.host import DEFAULT_DETECTOR, DEFAULT_MODEL
+
+    # The demo pair is made without being named.
+    model = "" if name in (None, DEFAULT_MODEL, DEFAULT_DETECTOR) else f" MODEL={name}"
+    return f"`make convert TARGET=x86{model}` makes variants of which the fastest is chosen"
+
+
+def _on_x86() -> bool:
+    return platform.machine().lower() in ("x86_64", "amd64")
+
+
+# --- choosing -------------------------------------------------------------------------------------
+
+
+def _choose(
+    artifacts: Sequence[Artifact],
+    arguments: argparse.Namespace,
+    *,
+    precision: Any = None,
+    again: bool = False,
+) -> Choice:
+    progress = _Progress()
+    try:
+        return choose(
+            artifacts,
+            ChoiceSettings(arguments.threads, precision, again),
+            check=bf16_check(),
+            say=_say,
+            progress=progress.tell,
+        )
+    finally:
+        progress.end()
+
+
+def bf16_check() -> Check | None:
+    """What compares a session with its artifact's source on rendered people; None in a wheel.
+
+    With the limits of the artifact's own precision, as `edge verify` has it.
+    """
+    from edge.cli.host import need_checkout, parity_images
+
+    try:
+        need_checkout("choose")
+    except CheckoutError:
+        return None
+
+    def check(artifact: Artifact, session: Session) -> str:
+        try:
+            from converters.answers import judge_answers
+
+            report = judge_answers(artifact, parity_images(None), session)
+        except ImportError as error:
+            raise EngineMissingError(f"it takes what `make setup` installs ({error})") from None
+        report.raise_if_failed()
+        return report.summary()
+
+    return check
+
+
+class _Progress:
+    """What is going on, in one redrawn line on a terminal; elsewhere its first line alone."""
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def tell(self, text: str) -> None:
+        """Show a line in the place of the one before."""
+        if sys.stderr.isatty():
+            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+        elif not self._told:
+            _say(
+                f"{text.partition(':')[0]}: timing its variants on this machine, which is done once"
+            )
+        self._told = True
+
+    def end(self) -> None:
+        """Take the redrawn line away."""
+        if self._told and sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+# --- showing --------------------------------------------------------------------------------------
+
+
+def _line(choice: Choice) -> str:
+    """What was chosen and since when, for `edge run`."""
+    rest = "edge choose shows the rest"
+    if choice.doubt:
+        rest = f"while others were busy: {choice.doubt}; edge choose --again"
+    return (
+        f"{choice.artifact.spec.name}: {choice.chosen.name}, {choice.latency_ms:.1f} ms "
+        f"(measured {choice.measured_utc[:10]}; {rest})"
+    )
+
+
+def _table(choice: Choice) -> str:
+    """All candidates of a model, the fastest first, then those that were not measured."""
+    spec = choice.artifact.spec
+    pose = spec.task == "pose"
+    head = ["variant", "computes in", "1 person" if pose else "picture", "answers", "verdict"]
+    if pose:
+        head.insert(3, "4 people")
+    ordered = sorted(choice.candidates, key=lambda one: one.latency_ms or float("inf"))
+    rows = [head, *(_cells(one, pose=pose) for one in ordered)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    threads = "1 thread" if choice.threads == 1 else f"{choice.threads} threads"
+    height, width = spec.input_hw
+    lines = [
+        f"{spec.name}, {height}x{width}, {threads}, measured {choice.measured_utc}"
+        + (" (remembered)" if choice.remembered else "")
+    ]
+    lines += [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    crowd = [one for one in choice.candidates if one.latency_4_people_ms]
+    if crowd:
+        best = min(crowd, key=lambda one: one.latency_4_people_ms or 0.0)
+        if best.reason:
+            lines.append(f"with 4 people {best.name} is the fastest; 1 person decides")
+    if choice.doubt:
+        lines.append(f"others were busy: {choice.doubt}; measure anew with --again")
+    return "\n".join([*lines, f"kept in {choice.file}"])
+
+
+def _cells(one: Candidate, *, pose: bool) -> list[str]:
+    answers = one.check or (one.artifact.accuracy or one.artifact.parity).get("summary", "")
+    if one.inference_precision == "bf16" and not one.check:
+        answers = "not checked"
+    cells = [one.name, one.computes_in or "-", _ms(one.latency_ms), str(answers)]
+    if pose:
+        cells.insert(3, _ms(one.latency_4_people_ms))
+    return [*cells, one.reason or "chosen"]
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f} ms"
