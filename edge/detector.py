@@ -109,6 +109,8 @@ def boxes_in_image(
     """
     height, width = image_bgr.shape[:2]
     corners = placement.to_image(boxes_xyxy.reshape(-1, 2, 2))
-    corners = np.clip(corners, 0, np.array([width, height], np.float32))
-    real = np.flatnonzero((corners[:, 1] > corners[:, 0]).all(axis=1))
+    limit = np.array([width, height], np.float32)
+    corners = np.minimum(np.maximum(corners, np.float32(0)), limit)
+    sides = corners[:, 1] - corners[:, 0]
+    real = np.flatnonzero((sides[:, 0] > 0) & (sides[:, 1] > 0))
     return corners[real].reshape(-1, 4), real

@@ -49,6 +49,8 @@ def _decode_image(
         _, height, width = level_logits.shape
         flat = level_logits.reshape(-1)
         picked = pick(flat, least, spec.nms_candidates_per_level)
+        if not len(picked):
+            continue
         label, cell = np.divmod(picked, height * width)
         left, top, right, bottom = level_distances.reshape(4, -1)[:, cell]
         y, x = np.divmod(cell, width)
@@ -56,6 +58,8 @@ def _decode_image(
         all_boxes.append(np.stack([x - left, y - top, x + right, y + bottom], axis=1))
         all_logits.append(flat[picked])
         all_labels.append(label)
+    if not all_boxes:
+        return np.empty((0, 5), np.float32), np.empty(0, np.int64)
     scores = sigmoid(np.concatenate(all_logits))
     boxes = np.concatenate(all_boxes).astype(np.float32)
     labels = np.concatenate(all_labels)
