@@ -54,7 +54,8 @@ ctypes.CDLL(None).printf(b"held back by C until the process ends\\n")
 threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
 
 class SessionOptions:
-    pass
+    def add_session_config_entry(self, key, value):
+        pass
 
 class InferenceSession:
     def __init__(self, *arguments, **options):
