@@ -168,7 +168,8 @@ def crowded_heads(spec: ModelSpec, rng: np.random.Generator) -> dict[str, Any]:
     return heads
 
 
-def time_case(case: Case, repeat: int) -> Result:
+def time_case(case: Case, repeat: int, between: Callable[[], object]) -> Result:
+    """Medians of pairs; ``between`` runs before every call and is not timed."""
     sides = [case.ours] + ([case.other] if case.other else [])
     for side in sides:
         for _ in range(10):
@@ -176,6 +177,7 @@ def time_case(case: Case, repeat: int) -> Result:
     samples: list[list[int]] = [[] for _ in sides]
     for _ in range(repeat):
         for side, times in zip(sides, samples, strict=True):
+            between()
             start = time.perf_counter_ns()
             side()
             times.append(time.perf_counter_ns() - start)
@@ -208,12 +210,22 @@ def main() -> None:
     parser.add_argument(
         "--picture", default="480x640", metavar="HxW", help="to letterbox (default: 480x640)"
     )
+    parser.add_argument(
+        "--cold",
+        type=int,
+        default=0,
+        metavar="MB",
+        help="go through so much memory before every call, as a network does, so that little is "
+        "left in the CPU's cache (default: 0)",
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     height, width = (int(side) for side in arguments.picture.split("x"))
     cv2.setNumThreads(arguments.threads)
-    about = {**machine(), "opencv threads": str(arguments.threads)}
-    results = [time_case(case, arguments.repeat) for case in cases((height, width))]
+    about = {**machine(), "opencv threads": str(arguments.threads), "cold": f"{arguments.cold} MB"}
+    swept = np.zeros(arguments.cold << 18, np.float32)
+    between = partial(np.add, swept, 1, out=swept)
+    results = [time_case(case, arguments.repeat, between) for case in cases((height, width))]
     if arguments.json:
         print(json.dumps({"machine": about, "results": [asdict(r) for r in results]}, indent=2))
         return
