@@ -8,7 +8,8 @@ Everybody gets the same threads. ours: `EngineSettings`. rtmlib has no option fo
 ``onnxruntime.InferenceSession`` is given ``SessionOptions`` with ``intra_op_num_threads`` and
 ``openvino.Core.compile_model`` ``INFERENCE_NUM_THREADS`` beside what rtmlib asks for. mmdeploy's
 runtime has no option at all, and its ONNX Runtime takes as many threads as there are CPUs: whoever
-starts a contender limits its CPUs to the number of threads, so that nobody can use more.
+starts a contender limits its CPUs to the number of threads. That one places its threads by itself,
+beyond the limit if there are more CPUs; the table says how many CPUs each really used.
 """
 
 from __future__ import annotations
