@@ -208,13 +208,16 @@ def lowered(artifact: Artifact, folder: Path) -> Artifact:
     return artifact_of(folder, model, artifact.spec)
 
 
-def test_the_manuals_program_runs(tmp_path: Path, scenes: list[U8]) -> None:
+def test_the_manuals_program_runs(tmp_path: Path) -> None:
     """The Python of docs/sdk.md in the runtime's environment, with a stand-in for OpenCV."""
     (program,) = re.findall(r"```python\n(.*?mmdeploy_runtime.*?)```", MANUAL, re.DOTALL)
+    (printed,) = re.findall(r"```\n(4 people\n.*?)```", MANUAL, re.DOTALL)
     for source in (DETECTOR, POSE):
         artifact = prepared_artifact(source, tmp_path / "artifacts" / source.stem)
         write_sdk_bundle(artifact, tmp_path / "build/sdk" / source.stem, noise(1))
-    np.save(tmp_path / "photo.npy", scenes[4])
+    (tmp_path / "docs/pictures").mkdir(parents=True)
+    picture = "docs/pictures/people.jpg"
+    np.save((tmp_path / picture).with_suffix(".npy"), read_image(ROOT / picture))
     (tmp_path / "cv2.py").write_text(
         "import numpy\n\n\ndef imread(path):\n    return numpy.load(path.replace('.jpg', '.npy'))\n"
     )
@@ -229,5 +232,4 @@ def test_the_manuals_program_runs(tmp_path: Path, scenes: list[U8]) -> None:
     )
     # The runtime's own log comes first.
     lines = [line for line in done.stdout.splitlines() if not line.startswith("[")]
-    assert lines[0] == "4 people" and len(lines) == 5
-    assert all(re.fullmatch(r"nose at \d+, \d+ with score \d\.\d\d", line) for line in lines[1:])
+    assert lines == printed.splitlines()

@@ -26,7 +26,7 @@ from targets.ssh import SshTransport
 from targets.transport import Done
 from tests.arm_userland import arm_userland
 from tests.bench_phone import converted
-from tests.conftest import tiny_simcc_model
+from tests.conftest import ROOT, tiny_simcc_model
 from tests.deploy_board import DeployBoard, compare, deploy_board, make_film, ready_python
 from tests.python_runners import tiny_artifact
 from tests.ssh_server import opened, ssh_server
@@ -208,8 +208,10 @@ def test_artifacts_that_are_no_version(artifact: Artifact) -> None:
 
 
 @pytest.mark.slow
-def test_a_raspberry_pi_with_real_wheels(tmp_path: Path) -> None:
+def test_a_raspberry_pi_with_real_wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ncnn's wheel for aarch64 under emulation, in the arithmetic that the artifact calls safe."""
+    # The board of the other tests may be up, whose wheels are stand-ins.
+    monkeypatch.setattr("targets.python_wheels._LOCKS", ROOT / "targets/locks")
     pytest.importorskip("ncnn")
     if find_spec("pnnx") is None:  # importing it would need PyTorch
         pytest.skip("pnnx is not installed")
