@@ -47,8 +47,7 @@ class Choice:
     """What to run: an artifact, the arithmetic to open it with, and all that there was.
 
     ``latency_ms`` is that of the chosen candidate, ``doubt`` says by what it was disturbed; empty
-    where by nothing. ``remembered``: read from ``file``, not measured
-    just now.
+    where by nothing. ``remembered``: read from ``file``, not measured just now.
     """
 
     artifact: Artifact
