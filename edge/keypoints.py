@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from edge.errors import SpecError
 
-__all__ = ["KEYPOINT_SETS", "KeypointSet", "find_keypoint_set"]
+__all__ = ["KEYPOINT_SETS", "KeypointSet", "find_keypoint_set", "usual_set"]
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -48,6 +48,38 @@ def find_keypoint_set(name: str | None) -> KeypointSet:
         )
     names = tuple(f"point_{index}" for index in range(int(count)))
     return KeypointSet(str(name), names, (), (), ())
+
+
+# Published orders that are none of ours, by their number of points: a bare number fits them too.
+_OTHER_ORDERS = {
+    14: ("AI Challenger's",),
+    17: ("Human3.6M's", "PoseTrack18's"),
+    21: ("RHD's",),
+}
+
+
+def usual_set(count: int) -> tuple[str, str]:
+    """The set that a bare number of points is taken for, and what to say of that choice.
+
+    For callers that know nothing else of a model's points. The note is empty where one known order
+    alone has that many; else it names what fits as well, what was assumed, and how to say which.
+    """
+    ours = [name for name, one in KEYPOINT_SETS.items() if len(one.keypoints) == count]
+    if not ours:
+        return (
+            f"unnamed-{count}",
+            f"{count} keypoints are those of no known set, so that they have no names; the known "
+            f"sets are {', '.join(KEYPOINT_SETS)}",
+        )
+    fitting = [*ours, *(f"{owner} points" for owner in _OTHER_ORDERS.get(count, ()))]
+    if len(fitting) == 1:
+        return ours[0], ""
+    return (
+        ours[0],
+        f"{count} keypoints fit {', '.join(fitting[:-1])} and {fitting[-1]}, and nothing in the "
+        f"file says which; {ours[0]} is assumed, say which with --keypoint-set NAME (a set, or "
+        f"unnamed-{count})",
+    )
 
 
 # --- ways to write a set down ---------------------------------------------------------------------

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge.keypoints import KEYPOINT_SETS, KeypointSet
+from edge.keypoints import KEYPOINT_SETS, KeypointSet, find_keypoint_set, usual_set
 
 # Points, links and pairs of mirrored points of each set as published.
 COUNTS = {
@@ -100,3 +100,31 @@ def test_the_106_points_of_a_face() -> None:
         *((97, 99), (101, 103), (104, 105)),
     )
     assert set(published) <= set(face.flip_pairs)
+
+
+@pytest.mark.parametrize(
+    ("count", "name", "also"),
+    [
+        (17, "coco17", ("coco17", "ap10k17")),
+        (14, "crowdpose14", ("AI Challenger",)),
+        (16, "unnamed-16", ("no known set",)),
+        (98, "unnamed-98", ("no known set",)),
+    ],
+)
+def test_a_number_that_leaves_a_doubt_says_so(count: int, name: str, also: tuple[str, ...]) -> None:
+    found, note = usual_set(count)
+    assert found == name
+    assert str(count) in note
+    assert all(word in note for word in also)
+
+
+@pytest.mark.parametrize(
+    ("count", "name"), [(26, "halpe26"), (106, "face106"), (133, "coco-wholebody133")]
+)
+def test_a_number_that_one_set_alone_has_needs_no_word(count: int, name: str) -> None:
+    assert usual_set(count) == (name, "")
+
+
+@pytest.mark.parametrize("count", range(1, 140))
+def test_the_usual_set_has_that_many_points(count: int) -> None:
+    assert len(find_keypoint_set(usual_set(count)[0]).keypoints) == count
