@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from converters import CHECKOUT
 from converters.answers import (
     judge_answers,
     judge_parity,
@@ -270,9 +271,8 @@ def _key(model: ModelInWork, variant: Variant) -> str:
 
 def _code_sha256() -> str:
     """Hash of the kit's own sources: in a checkout the version alone does not tell."""
-    root = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
     for room in ("converters", "edge", "calibration"):
-        for path in sorted((root / room).rglob("*.py")):
-            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+        for path in sorted((CHECKOUT / room).rglob("*.py")):
+            digest.update(f"{path.relative_to(CHECKOUT)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from converters import CHECKOUT, ROOM
 from converters.tools import locked_versions, run_tool
 from edge.errors import ToolError
 
@@ -22,9 +23,8 @@ __all__ = [
     "run_onnx2tf",
 ]
 
-_ROOT = Path(__file__).resolve().parents[1]
-LOCK = Path(__file__).with_name("onnx2tf.lock")
-_ENVIRONMENT = _ROOT / ".venv-onnx2tf"
+LOCK = ROOM / "onnx2tf.lock"
+_ENVIRONMENT = CHECKOUT / ".venv-onnx2tf"
 _SETUP_TIMEOUT_S = 1800.0
 _TIMEOUT_S = 900.0
 # It fetches pictures for a test run from the network unless a file of this name lies in its
@@ -58,7 +58,7 @@ def onnx2tf_python(environment: Path = _ENVIRONMENT) -> Path:
 
     if not is_ready():
         try:
-            run_tool(["make", "setup-onnx2tf"], _ROOT, _SETUP_TIMEOUT_S)
+            run_tool(["make", "setup-onnx2tf"], CHECKOUT, _SETUP_TIMEOUT_S)
         except ToolError as error:
             reason = str(error).strip().splitlines()[-1].strip()
             raise ToolError(

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
+from converters import CHECKOUT
 from edge.errors import ToolError
 
 __all__ = ["check_versions", "locked_versions", "run_tool", "version_of"]
 
 _LAST_LINES = 12
-_LOCK = Path(__file__).resolve().parents[1] / "requirements.lock"
+_LOCK = CHECKOUT / "requirements.lock"
 
 
 def run_tool(argv: Sequence[str], cwd: Path, timeout_s: float = 600.0) -> str:

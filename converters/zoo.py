@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from converters import ROOM
 from converters.address import file_name
 from converters.sized_copy import sized_copy
 from converters.source import Source
@@ -34,13 +35,12 @@ __all__ = [
 Say = Callable[[str], None]
 Entries = Mapping[str, ZooEntry]
 
-_ROOM = Path(__file__).resolve().parent
 _SUFFIXES = (".onnx", ".zip", ".pth")
 
 
 def zoo_entries(path: Path | None = None) -> dict[str, ZooEntry]:
     """The entries of a zoo file (default: the kit's), name -> entry; SpecError for a bad one."""
-    path = path or _ROOM / "zoo.toml"
+    path = path or ROOM / "zoo.toml"
     return parse_zoo(path.read_text(encoding="utf-8"), path.name)
 
 
@@ -132,7 +132,7 @@ def zoo_fetch(
     """
     entry = find_entry(name, entries)
     if entry.file and what is None:
-        path = _ROOM / entry.file
+        path = ROOM / entry.file
         if not path.is_file() or sha256_of(path) != entry.sha256:
             raise ModelFileError(
                 f"{path}: missing or changed since its release; restore it with git checkout"
@@ -212,7 +212,7 @@ def _export(
 def _exporter_sha256() -> str:
     """Hash of the code that exports: another exporter exports again."""
     digest = hashlib.sha256()
-    for path in sorted((_ROOM / "architectures").glob("*.py")):
+    for path in sorted((ROOM / "architectures").glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

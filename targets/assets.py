@@ -23,13 +23,14 @@ from pathlib import Path
 
 from edge.artifact import Artifact, sha256_of
 from edge.errors import ArtifactError
+from targets import ROOM
 from targets.aar import write_aar
 from targets.assets_manifest import SCHEMA, licences, manifest_of
 
 __all__ = ["MARKER", "check_assets", "weight_table", "write_assets"]
 
 MARKER = "edgepose-assets.json"
-_ANDROID = Path(__file__).with_name("android")
+_ANDROID = ROOM / "android"
 _FORMATS = ("ncnn", "tflite", "onnx")
 _MB = 1e6
 # aapt leaves out hidden files and folders that begin with an underscore, and unpacks .gz.

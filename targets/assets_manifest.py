@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from edge.artifact import Artifact
 from edge.errors import ArtifactError
+from targets import CHECKOUT, ROOM
 
 __all__ = ["SCHEMA", "arithmetic_of", "licences", "manifest_of"]
 
 SCHEMA = 1
-_ROOT = Path(__file__).resolve().parents[1]
-_LICENCES = Path(__file__).with_name("android") / "licences"
+_LICENCES = ROOM / "android" / "licences"
 
 _MODELS = """\
 The weights of the official models (RTMPose, RTMDet and RTMO of OpenMMLab) and of edgepose's demo
@@ -86,7 +85,7 @@ def licences(artifacts: Sequence[Artifact]) -> str:
         f"sha256 {artifact.source.get('sha256', '?')}"
         for artifact in artifacts
     ]
-    own = (_ROOT / "LICENSE").read_text(encoding="utf-8")
+    own = (CHECKOUT / "LICENSE").read_text(encoding="utf-8")
     ncnn = (_LICENCES / "ncnn.txt").read_text(encoding="utf-8")
     line = "=" * 80
     parts = ["Models and edgepose.hpp", *models, "", _MODELS, "", own]

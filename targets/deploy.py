@@ -16,6 +16,7 @@ from pathlib import Path
 import edge
 from edge.artifact import Artifact
 from edge.errors import DeviceError, SpecError
+from targets import CHECKOUT
 from targets.deployed import Deployments, Version, Within, new_name
 from targets.placed import place_artifact, place_with_engine
 from targets.python_session import PythonSession, open_python
@@ -33,7 +34,7 @@ from targets.transport import Progress, check
 
 __all__ = ["DeployOptions", "Judge", "check_artifacts", "check_board", "deploy", "roll_back"]
 
-_LOCK = Path(__file__).resolve().parents[1] / "requirements.lock"
+_LOCK = CHECKOUT / "requirements.lock"
 _CALL_S = 120.0
 
 Judge = Callable[[Artifact, PythonSession], str]

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from edge.errors import SpecError
 from edge.latency import LatencySettings, Mode
 from edge.spec import Variant
+from targets import ROOM
 
 __all__ = [
     "Kind",
@@ -27,7 +28,7 @@ __all__ = [
 # What a device answers to: how its state is read, and what can be set on it.
 Kind = Literal["android", "jetson", "raspberry-pi", "linux"]
 
-_FOLDER = Path(__file__).resolve().parent / "profiles"
+_FOLDER = ROOM / "profiles"
 _CHOICES: dict[str, tuple[str, ...]] = {
     "kind": get_args(Kind),
     "transport": ("adb", "ssh", "local"),

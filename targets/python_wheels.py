@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from edge.cache import cache_folder
 from edge.errors import DeviceError, SpecError
 from edge.spec import Format
+from targets import CHECKOUT, ROOM
 from targets.programs import check_program, run_program
 from targets.transport import Done
 
@@ -36,8 +37,7 @@ __all__ = [
 
 Say = Callable[[str], None]
 
-_ROOT = Path(__file__).resolve().parents[1]
-_LOCKS = Path(__file__).resolve().parent / "locks"
+_LOCKS = ROOM / "locks"
 _NO_NETWORK = re.compile(
     "connection broken by|NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|"
     "Max retries exceeded|Temporary failure in name resolution|Network is unreachable|"
@@ -117,16 +117,16 @@ def merged_lock(locks: Sequence[str]) -> str:
 
 def edge_wheel(say: Say) -> Path:
     """The wheel of ``edge`` as this checkout has it, built once for its content."""
-    files = [_ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE")]
+    files = [CHECKOUT / name for name in ("pyproject.toml", "README.md", "LICENSE")]
     files += [
         path
-        for path in sorted((_ROOT / "edge").rglob("*"))
+        for path in sorted((CHECKOUT / "edge").rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     ]
     digest = hashlib.sha256()
     for path in files:
         data = path.read_bytes()
-        digest.update(f"{path.relative_to(_ROOT).as_posix()}\0{len(data)}\0".encode() + data)
+        digest.update(f"{path.relative_to(CHECKOUT).as_posix()}\0{len(data)}\0".encode() + data)
     folder = cache_folder() / "wheels" / digest.hexdigest()[:16]
     if not folder.is_dir():
         say("building the wheel of edge")
@@ -134,7 +134,7 @@ def edge_wheel(say: Say) -> Path:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as text:
             part = Path(text) / "wheel"
             argv = [*_pip("wheel"), "--no-deps", "--no-build-isolation", "-w", str(part)]
-            done = run_program([*argv, str(_ROOT)], timeout_s=300.0, cwd=Path(text))
+            done = run_program([*argv, str(CHECKOUT)], timeout_s=300.0, cwd=Path(text))
             check_program(done, "`make setup` installs what builds it")
             try:
                 part.rename(folder)

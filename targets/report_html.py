@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
-from pathlib import Path
 
 from edge.latency import P90_SAMPLES, P99_SAMPLES
+from targets import ROOM
 from targets.report import Group, group_runs, run_notes
 from targets.report_overview import at_a_glance, threads_text, trade_off
 from targets.report_plots import Figure, histogram, over_time, state_over_time
@@ -15,8 +15,6 @@ from targets.report_svg import milliseconds
 from targets.result import EMULATED, BatteryRecord, RunResult
 
 __all__ = ["html_page"]
-
-_FOLDER = Path(__file__).resolve().parent
 
 
 def html_page(runs: Sequence[RunResult], *, made: datetime, title: str = "Latency report") -> str:
@@ -32,8 +30,8 @@ def html_page(runs: Sequence[RunResult], *, made: datetime, title: str = "Latenc
         "</section>",
         _reading(),
     ]
-    style = (_FOLDER / "report.css").read_text(encoding="utf-8")
-    script = (_FOLDER / "report.js").read_text(encoding="utf-8")
+    style = (ROOM / "report.css").read_text(encoding="utf-8")
+    script = (ROOM / "report.js").read_text(encoding="utf-8")
     # The policy is a promise that a browser keeps: this page asks nobody for anything.
     return f"""<!DOCTYPE html>
 <html lang="en">

@@ -22,6 +22,7 @@ from typing import get_args
 
 from edge.cache import cache_folder
 from edge.errors import ToolError
+from targets import ROOM
 from targets.ncnn_source import NCNN_SHA256, NCNN_VERSION, ncnn_archive, unpack_ncnn
 from targets.programs import check_program, run_program
 from targets.runner_check import RunnerInfo, check_runner
@@ -31,9 +32,9 @@ __all__ = ["Say", "build_runner", "find_runner", "say_on_stderr"]
 
 Say = Callable[[str], None]
 
-_SOURCES = Path(__file__).resolve().parent / "runner"
+_SOURCES = ROOM / "runner"
 # What apps include, and the runner from where it lies.
-_HEADER = Path(__file__).resolve().parent / "android" / "edgepose.hpp"
+_HEADER = ROOM / "android" / "edgepose.hpp"
 _PERIOD_S = 10.0
 
 _FLAGS = (
@@ -111,7 +112,7 @@ def _key(*parts: object) -> str:
 
 def _made_by(toolchain: Toolchain) -> list[object]:
     # Of zig's wrapper only what it does, not where this checkout lies.
-    rewriting = Path(__file__).with_name("zig_compiler.py").read_text(encoding="utf-8")
+    rewriting = (ROOM / "zig_compiler.py").read_text(encoding="utf-8")
     own = rewriting if toolchain.wrapper else ""
     return [toolchain.version, toolchain.cmake_flags, own]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from edge.errors import ToolError
+from targets import CHECKOUT
 from targets.programs import check_program, run_program
 from targets.zig_compiler import ZIG_TARGETS, zig_program
 
@@ -123,7 +124,6 @@ def find_toolchain(arch: Arch) -> Toolchain:
 
 
 def _zig_wrapper(arch: Arch) -> str:
-    root = Path(__file__).resolve().parents[1]
     words = [sys.executable, "-m", "targets.zig_compiler"]
     call = f"{shlex.join(words)} {{language}} -target {ZIG_TARGETS[arch]}"
-    return f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(root))} exec {call} "$@"\n'
+    return f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(CHECKOUT))} exec {call} "$@"\n'

@@ -50,7 +50,7 @@ def test_the_zoo_vouches_for_its_files(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights/rtmpose-t-demo.onnx").write_bytes(WEIGHTS.read_bytes()[:-1])
     (tmp_path / "zoo.toml").write_text((ROOT / "converters/zoo.toml").read_text())
-    monkeypatch.setattr(zoo, "_ROOM", tmp_path)
+    monkeypatch.setattr(zoo, "ROOM", tmp_path)
     with pytest.raises(ModelFileError, match="missing or changed"):
         find_source("rtmpose-t-demo")
 

@@ -52,7 +52,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     room = tmp_path / "room"
     room.mkdir()
     (room / "zoo.toml").write_text(ZOO)
-    monkeypatch.setattr(zoo, "_ROOM", room)
+    monkeypatch.setattr(zoo, "ROOM", room)
     monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "mirror"
     folder.mkdir()
