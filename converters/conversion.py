@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from converters.answers import judge_parity, session_judge
-from converters.arm import ARM_IMAGES, OnArm, arm_failure, is_for_arm
+from converters.arm import ARM_IMAGES, arm_failure, is_for_arm
 from converters.chain import Row, Step, run_steps, staged_folder
-from converters.gate import AccuracyCheck, AccuracyReport, Score, judge_accuracy
-from converters.job import Calibration, Converter, FeedSource, Job, OpenQuantiser, Quantiser
-from converters.prepare import Prepared, prepare
-from converters.source import Source
+from converters.gate import AccuracyReport, judge_accuracy
+from converters.job import Job, Quantiser
+from converters.model_in_work import Asked, ModelInWork, Route
+from converters.prepare import Prepared
 from edge.artifact import Artifact, sha256_of
-from edge.engines.onnxruntime import OnnxRuntimeSession
 from edge.errors import AccuracyError, ParityError, SpecError
-from edge.session import EngineSettings, Feeds, Session, open_session
-from edge.spec import QUANTISED, Format, ModelSpec, Precision, Variant
+from edge.session import EngineSettings, Session
+from edge.spec import QUANTISED, Variant
 
 __all__ = [
     "Asked",
@@ -30,113 +29,6 @@ __all__ = [
     "convert_variant",
     "open_quantised",
 ]
-
-
-@dataclass(frozen=True)
-class Route:
-    """How a variant is made: by a converter, or by a quantiser that is calibrated first.
-
-    ``tools`` are the distributions that decide what comes out; ``batches``: whether it can keep
-    the batch open or fix another than 1; ``open``: what runs the artifact on this machine.
-    """
-
-    converter: Converter | None = None
-    quantiser: OpenQuantiser | None = None
-    tools: tuple[str, ...] = ()
-    batches: bool = False
-    open: Callable[[Artifact, EngineSettings], Session] = open_session
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the user decided beyond model and variant; the same for all variants of a run.
-
-    ``float_parts`` of mixed variants, by format; of one that is not named, the quantiser's fragile
-    ones. ``on_arm`` runs what is meant for ARM there, None where the target is another.
-    """
-
-    parity: FeedSource
-    calibration: Calibration | None = None
-    accuracy: AccuracyCheck | None = None
-    float_parts: Mapping[Format, tuple[str, ...]] = field(default_factory=dict)
-    batch: int | None = None
-    keep_failed: bool = False
-    on_arm: OnArm | None = None
-
-
-@dataclass
-class ModelInWork:
-    """What the variants of one model share while they are made; ``folder`` is a private one."""
-
-    source: Source
-    source_sha256: str
-    folder: Path
-    asked: Asked
-    _prepared: dict[int | None, Prepared] = field(default_factory=dict)
-    _quantisers: dict[tuple[OpenQuantiser, Precision, int | None], Quantiser] = field(
-        default_factory=dict
-    )
-    _calibration: tuple[Sequence[Feeds], dict[str, Any]] | None = None
-    _reference: Score | None = None
-
-    def prepared(self, batch: int | None) -> Prepared:
-        """The prepared network with that batch; its file is ``prepared_path``."""
-        if batch not in self._prepared:
-            made = prepare(
-                self.source.path,
-                self.source.name,
-                spec=self.source.spec,
-                input_hw=self.source.input_hw,
-                batch=batch,
-            )
-            self.prepared_path(batch).write_bytes(made.model.SerializeToString())
-            self._prepared[batch] = made
-        return self._prepared[batch]
-
-    def prepared_path(self, batch: int | None) -> Path:
-        """Where ``prepared`` leaves the network."""
-        return self.folder / f"prepared-{batch or 'open'}.onnx"
-
-    def is_prepared(self, batch: int | None) -> bool:
-        """Whether a variant before needed the same."""
-        return batch in self._prepared
-
-    def calibration(self, spec: ModelSpec) -> tuple[Sequence[Feeds], dict[str, Any]]:
-        """The calibration set's feeds and its record, made once."""
-        if self.asked.calibration is None:
-            raise SpecError(f"{spec.name}: quantising needs pictures to calibrate with (--calib)")
-        if self._calibration is None:
-            self._calibration = self.asked.calibration.load(spec)
-        return self._calibration
-
-    def quantiser(self, route: Route, precision: Precision, batch: int | None) -> Quantiser:
-        """The calibrated quantiser of a route, opened once for int8 and mixed together."""
-        if route.quantiser is None:
-            raise SpecError(f"nothing to choose: the {precision} route has no quantiser")
-        activations: Precision = "w8a16" if precision == "w8a16" else "int8"
-        key = (route.quantiser, activations, batch)
-        if key not in self._quantisers:
-            spec = self.prepared(batch).spec
-            folder = self.folder / f"quantiser-{len(self._quantisers)}"
-            folder.mkdir()
-            self._quantisers[key] = route.quantiser(
-                Job(
-                    self.prepared_path(batch),
-                    spec,
-                    activations,
-                    folder,
-                    self.calibration(spec)[0],
-                )
-            )
-        return self._quantisers[key]
-
-    def reference_score(self, check: AccuracyCheck) -> Score:
-        """The accuracy of the untouched source in fp32, measured once."""
-        if self._reference is None:
-            spec = next(iter(self._prepared.values())).source_spec
-            with OnnxRuntimeSession(self.source.path, spec, EngineSettings()) as session:
-                self._reference = check.score(session)
-        return self._reference
 
 
 def convert_variant(

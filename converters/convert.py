@@ -114,8 +114,10 @@ def convert_model(
         raise ModelFileError(f"{source.path}: no such file")
     source_sha256 = sha256_of(source.path)
     made = []
+    told: dict[str, Variant] = {}
     with private_folder(out_dir, f"{source.name}.work") as work:
-        model = ModelInWork(source, source_sha256, work, asked)
+        batches = {_batch(variant, asked) for variant in variants}
+        model = ModelInWork(source, source_sha256, work, asked, batches)
         for variant in variants:
             folder = out_dir / _folder_name(source, variant, asked.batch)
             begin = time.perf_counter()
@@ -126,9 +128,12 @@ def convert_model(
                 made.append(Made(source.name, variant, folder))
             except EdgeError as error:
                 seconds = time.perf_counter() - begin
-                first = str(error).splitlines()[0]
-                on_row(Row(source.name, f"{variant} FAILED", seconds, None, first))
-                made.append(Made(source.name, variant, folder, error))
+                # What fails for one reason, as a refused calibration, says so once.
+                first = told.setdefault(str(error.__cause__ or error), variant)
+                failure = error if first is variant else type(error)(f"the same as {first}")
+                line = str(failure).splitlines()[0]
+                on_row(Row(source.name, f"{variant} FAILED", seconds, None, line))
+                made.append(Made(source.name, variant, folder, failure))
     return made
 
 
@@ -142,6 +147,10 @@ def _check_makeable(variant: Variant, asked: Asked) -> None:
             f"{variant} takes one image at a time and has no batch of {asked.batch}; choose other "
             "variants with --formats, for example onnx-fp16"
         )
+
+
+def _batch(variant: Variant, asked: Asked) -> int | None:
+    return asked.batch if CONVERTERS[str(variant)].batches else 1
 
 
 def _folder_name(source: Source, variant: Variant, batch: int | None) -> str:
@@ -179,7 +188,11 @@ def _run_on_arm(artifact: Artifact, model: ModelInWork, on_arm: OnArm) -> tuple[
         return None, str(artifact.arm["text"])
     asked, path = model.asked, model.source.path
     judge = session_judge(
-        artifact, lambda: prepared_source(artifact, path), path, asked.parity, count=ARM_IMAGES
+        artifact,
+        lambda: model.prepared(artifact.spec.input.shape[0]),
+        path,
+        asked.parity,
+        count=ARM_IMAGES,
     )
     checked = replace(artifact, arm=on_arm(artifact, judge))
     why = arm_failure(checked)

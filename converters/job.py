@@ -58,6 +58,7 @@ class Job:
 
     ``folder`` is a private one; what is left in it beside the files that a converter names is
     removed. ``feeds`` are calibration inputs, one image each, empty where the precision needs none.
+    Both paths become absolute: they are handed to programs that run in another folder.
     """
 
     onnx_path: Path
@@ -65,6 +66,10 @@ class Job:
     precision: Precision
     folder: Path
     feeds: Sequence[Feeds] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "onnx_path", self.onnx_path.absolute())
+        object.__setattr__(self, "folder", self.folder.absolute())
 
 
 # Role -> name of a file in ``Job.folder``.

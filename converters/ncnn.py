@@ -22,7 +22,7 @@ def pnnx_program() -> Path:
     found = importlib.util.find_spec("pnnx")
     if found is None or not found.submodule_search_locations:
         raise ToolError("pnnx is not installed; run `make setup`")
-    program = Path(next(iter(found.submodule_search_locations))) / "pnnx"
+    program = Path(next(iter(found.submodule_search_locations))).absolute() / "pnnx"
     if not program.is_file():
         raise ToolError(f"{program}: the pnnx package holds no binary for this platform")
     return program

@@ -78,6 +78,8 @@ def run_onnx2tf(onnx_path: Path, model: Any, folder: Path, *, search: bool = Fal
     operator and its node where onnx2tf lacks one.
     """
     python = onnx2tf_python()
+    # onnx2tf runs in the folder: a relative path would be looked for in there.
+    onnx_path, folder = onnx_path.absolute(), folder.absolute()
     _refuse_missing_operators(model, python)
     noise = np.random.default_rng(20).random((20, 128, 128, 3), np.float32)
     np.save(folder / _TEST_IMAGES, noise)

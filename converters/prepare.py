@@ -21,13 +21,16 @@ from edge.errors import ModelFileError
 from edge.session import Array
 from edge.spec import ModelSpec, TensorSpec
 
-__all__ = ["Prepared", "prepare"]
-
+__all__ = ["Prepared", "prepare", "with_batch"]
 
 _MAP_KINDS = {
     "rtmdet": ("logits", "distances"),
     "yolox": ("logits", "boxes", "objectness"),
 }
+
+
+# What a batch of a known size lets be folded away.
+_OF_SHAPES = ("Shape", "Size", "ConstantOfShape", "Expand", "Range")
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,7 @@ def prepare(
     if batch is None:
         batch = own_batch
     elif own_batch not in (None, batch):
-        raise ModelFileError(
-            f"{path}: its batch is fixed at {own_batch} and cannot become {batch}; export it with "
-            "an open one"
-        )
+        raise ModelFileError(_other_batch(path, own_batch, batch))
     height, width = found.source_spec.input_hw
 
     prepared = copy.deepcopy(model)
@@ -95,6 +95,38 @@ def prepare(
     _check(prepared, path)
     tapped = dict(zip(names, taps, strict=True))
     return Prepared(prepared, new_spec, found.source_spec, tapped, count, constants)
+
+
+def with_batch(prepared: Prepared, batch: int, path: Path) -> Prepared:
+    """A network that was prepared with an open batch, with this one; ``path`` is for messages.
+
+    Simplified again only where the graph computes with its own shapes. Raises ModelFileError for
+    one whose batch is fixed at another.
+    """
+    own = prepared.spec.input.shape[0]
+    if own == batch:
+        return prepared
+    if own is not None:
+        raise ModelFileError(_other_batch(path, own, batch))
+    model = copy.deepcopy(prepared.model)
+    shape = (batch, *prepared.spec.input.shape[1:])
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    _freeze_input(model, shape)
+    if any(node.op_type in _OF_SHAPES for node in model.graph.node):
+        model = _simplify(model, path)
+    names = [tensor.name for tensor in prepared.spec.outputs]
+    spec = _same_spec(prepared.spec, _inferred_shapes(model, names, path), batch)
+    _set_outputs(model, spec)
+    _check(model, path)
+    return replace(prepared, model=model, spec=spec)
+
+
+def _other_batch(path: Path, own: int, batch: int) -> str:
+    return (
+        f"{path}: its batch is fixed at {own} and cannot become {batch}; export it with an open one"
+    )
 
 
 def _constants(model: Any, spec: ModelSpec, path: Path) -> dict[str, Array]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from edge.cache import cache_folder
 from edge.errors import DeviceError
 from targets.programs import ProgramTimeoutError, run_program
 from targets.transport import Done, Progress, check_remote, countdown, shell_line, shortened
@@ -19,9 +19,7 @@ _BLOCK_BYTES = 1 << 20
 def open_local(work_dir: Path | None = None) -> LocalTransport:
     """The machine that we are on, by default with ``edgepose/device`` of its cache folder."""
     if work_dir is None:
-        xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        cache = xdg if xdg.is_absolute() else Path("~/.cache").expanduser()
-        work_dir = cache / "edgepose" / "device"
+        work_dir = cache_folder() / "device"
     return LocalTransport(work_dir)
 
 

@@ -478,6 +478,10 @@ def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folder() == Path("/xdg/edgepose")
     monkeypatch.setenv("EDGEPOSE_CACHE", "~/models")
     assert cache_folder() == tmp_path / "models"
+    # Programs that run elsewhere find what lies there.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGEPOSE_CACHE", "near")
+    assert cache_folder() == tmp_path / "near"
 
 
 class Terminal(io.StringIO):

@@ -133,6 +133,34 @@ def test_the_artifact_says_what_quantising_cost(
     assert "AP 0.8950, fp32 0.9000: +0.50 points lost (limit 1; 500 images)" in rows[3].verdict
 
 
+@pytest.mark.parametrize("refused", ["pictures", "quantiser"])
+def test_a_refused_calibration_is_told_once_and_does_not_stop_the_others(
+    tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    tries: list[str] = []
+
+    def refuse(*_: Any) -> Any:
+        tries.append(refused)
+        raise SpecError("8 pictures are too few")
+
+    if refused == "quantiser":
+        for precision in ("int8", "mixed"):
+            route = Route(quantiser=refuse)
+            monkeypatch.setitem(convert_module.CONVERTERS, f"onnx-{precision}", route)
+    rows: list[Row] = []
+    load = refuse if refused == "pictures" else calibration
+    asked = Asked(FeedSource("noise", noise), Calibration("8", load), check())
+    variants = [Variant("onnx", precision) for precision in ("int8", "mixed", "fp32")]
+    made = convert_model(Source("tiny", tiny_onnx), variants, tmp_path, asked, rows.append)
+    assert [str(one.error) for one in made] == [
+        "tiny, step onnx-int8 (after prepare): 8 pictures are too few",
+        "the same as onnx-int8",
+        "None",
+    ]
+    assert tries == [refused]
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["tiny-onnx-fp32"]
+
+
 def test_too_much_loss_leaves_nothing_and_does_not_stop_the_others(
     tiny_onnx: Path, tmp_path: Path, diary: list[str]
 ) -> None:

@@ -420,8 +420,11 @@ def test_local_deadline_holds_for_a_copy(tmp_path: Path) -> None:
 
 
 def test_local_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("EDGEPOSE_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert open_local().work_dir == f"{tmp_path}/edgepose/device"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", "/home/somebody")
     assert open_local().work_dir == "/home/somebody/.cache/edgepose/device"
+    monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "own"))
+    assert open_local().work_dir == f"{tmp_path}/own/device"
