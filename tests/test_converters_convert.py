@@ -20,6 +20,7 @@ from converters.conversion import Asked
 from converters.convert import Source, convert_model, verify_artifact
 from converters.job import FeedSource, Job, NamedFeeds
 from converters.ncnn import rename_blobs
+from converters.prepare import prepare
 from converters.tools import version_of
 from edge.artifact import MANIFEST, load_artifact, sha256_of
 from edge.errors import ArtifactError, EdgeError, ParityError, SpecError, ToolError
@@ -130,7 +131,7 @@ def test_a_model_is_prepared_once(
     tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str]
 ) -> None:
     """Whatever batches the variants need, and in whatever order."""
-    prepare, batches = model_in_work.prepare, []
+    batches = []
 
     def counted(*arguments: Any, **options: Any) -> Any:
         batches.append(options["batch"])
