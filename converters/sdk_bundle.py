@@ -341,9 +341,9 @@ def _read_back(artifact: Artifact, folder: Path) -> ModelSpec:
     """The spec that the kit's reader finds in a bundle; ArtifactError where it is another."""
     want = _bundled_spec(artifact)
     got = read_sdk(folder, want.name, folder).spec
-    if want.keypoint_set != got.keypoint_set and str(want.keypoint_set).startswith("unnamed-"):
-        # Points without names have no training set that could be told.
-        got = replace(got, keypoint_set=want.keypoint_set)
+    if str(want.keypoint_set).startswith("unnamed-") or want.own_keypoints is not None:
+        # A bundle has no place for names; those without a known set cannot be told.
+        got = replace(got, keypoint_set=want.keypoint_set, own_keypoints=want.own_keypoints)
     if got != want:
         fields = [name for name, value in vars(want).items() if getattr(got, name) != value]
         texts = [f"{name} {getattr(want, name)!r} as {getattr(got, name)!r}" for name in fields]

@@ -7,13 +7,15 @@ Orders, links, pairs and sigmas are those that mmpose publishes for each data se
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from edge.errors import SpecError
 
-__all__ = ["KEYPOINT_SETS", "KeypointSet", "find_keypoint_set", "usual_set"]
+__all__ = ["KEYPOINT_SETS", "KeypointSet", "find_keypoint_set", "read_keypoint_set", "usual_set"]
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -32,6 +34,15 @@ class KeypointSet:
     flip_pairs: Pairs
     sigmas: tuple[float, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """All but the name as plain JSON values; ``read_keypoint_set`` reads it back."""
+        return {
+            "keypoints": list(self.keypoints),
+            "skeleton": [list(pair) for pair in self.skeleton],
+            "flip_pairs": [list(pair) for pair in self.flip_pairs],
+            "sigmas": list(self.sigmas),
+        }
+
 
 def find_keypoint_set(name: str | None) -> KeypointSet:
     """A keypoint set by name; ``unnamed-K`` is K points of which nothing is known.
@@ -48,6 +59,65 @@ def find_keypoint_set(name: str | None) -> KeypointSet:
         )
     names = tuple(f"point_{index}" for index in range(int(count)))
     return KeypointSet(str(name), names, (), (), ())
+
+
+_MOST_POINTS = 2000
+_LONGEST_NAME = 80
+
+
+def read_keypoint_set(name: str, data: Any) -> KeypointSet:
+    """A keypoint set that a model brings with it, of `KeypointSet.to_json` or a file of a user.
+
+    ``keypoints`` are different names, ``skeleton`` and ``flip_pairs`` pairs of indices of them,
+    ``sigmas`` a number above 0 a keypoint; the last three may be missing or empty.
+
+    Raises SpecError, which says what is wrong.
+    """
+    if not isinstance(data, Mapping) or not {"keypoints"} <= set(data) <= {
+        *("keypoints", "skeleton", "flip_pairs", "sigmas")
+    }:
+        raise SpecError(
+            f"own keypoints are a table {{keypoints, skeleton, flip_pairs, sigmas}}, not {data!r}"
+        )
+    names = data["keypoints"]
+    if (
+        not isinstance(names, list | tuple)
+        or not 1 <= len(names) <= _MOST_POINTS
+        or not all(isinstance(one, str) and one.strip().isprintable() for one in names)
+        or not all(0 < len(one.strip()) <= _LONGEST_NAME for one in names)
+        or len({one.strip() for one in names}) != len(names)
+    ):
+        raise SpecError(
+            f"own keypoints need 1 to {_MOST_POINTS} different names of up to {_LONGEST_NAME} "
+            "characters each"
+        )
+    sigmas = data.get("sigmas") or ()
+    if len(sigmas) not in (0, len(names)) or not all(
+        _is_number(sigma) and 0 < sigma < math.inf for sigma in sigmas
+    ):
+        raise SpecError(f"own sigmas are {len(names)} numbers above 0, or none")
+    return KeypointSet(
+        name,
+        tuple(one.strip() for one in names),
+        _index_pairs("skeleton", data.get("skeleton") or (), len(names)),
+        _index_pairs("flip_pairs", data.get("flip_pairs") or (), len(names)),
+        tuple(float(sigma) for sigma in sigmas),
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _index_pairs(key: str, pairs: Any, count: int) -> Pairs:
+    for pair in pairs:
+        if (
+            not isinstance(pair, list | tuple)
+            or len(pair) != 2
+            or not all(type(index) is int and 0 <= index < count for index in pair)
+        ):
+            raise SpecError(f"own {key} are pairs of indices below {count}, not {pair!r}")
+    return tuple((int(a), int(b)) for a, b in pairs)
 
 
 # Published orders that are none of ours, by their number of points: a bare number fits them too.

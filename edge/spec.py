@@ -7,12 +7,13 @@ ONNX files that the kit cannot recognise, as a JSON or TOML file with the same k
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NoReturn, get_args
 
 from edge.errors import SpecError
-from edge.keypoints import KEYPOINT_SETS, KeypointSet, find_keypoint_set
+from edge.keypoints import KEYPOINT_SETS, KeypointSet, find_keypoint_set, read_keypoint_set
 
 __all__ = [
     "FORMATS",
@@ -109,6 +110,8 @@ class ModelSpec:
       of every stride.
     - ``rtmo``: logits, boxes, visibility and pose vectors, each of every stride. ``constants`` are
       arrays that decoding needs and the network does not compute.
+    - ``own_keypoints``: names, links, mirrored pairs and sigmas that the model brings itself, for a
+      ``keypoint_set`` that the kit does not know, or whose published figures are others.
     - ``detections``: the suppression happens in the file. Outputs are dets (N, M, 5) and labels
       (N, M), or, of a one-stage model, dets and keypoints (N, M, K, 3).
     """
@@ -135,6 +138,7 @@ class ModelSpec:
     nms_candidates_per_level: int = 1000
     max_boxes: int = 100
     constants: tuple[TensorSpec, ...] = ()
+    own_keypoints: KeypointSet | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -154,7 +158,7 @@ class ModelSpec:
         """The keypoint set of a pose or one-stage model; SpecError for a detector."""
         if self.keypoint_set is None:
             raise SpecError(f"{self.name} is a {self.task} model and has no keypoints")
-        return find_keypoint_set(self.keypoint_set)
+        return self.own_keypoints or find_keypoint_set(self.keypoint_set)
 
     def to_json(self) -> dict[str, Any]:
         """The spec as plain JSON values; ``from_json`` reads it back."""
@@ -163,6 +167,7 @@ class ModelSpec:
             field.name: _plain(getattr(self, field.name))
             for field in fields(self)
             if field.name in used or field.name not in _SPECIAL_FIELDS
+            if field.name != "own_keypoints" or self.own_keypoints is not None
         }
 
     @classmethod
@@ -186,6 +191,9 @@ class ModelSpec:
                     values[key] = tuple(_tensor(tensor) for tensor in data[key])
             for key in ("mean", "std"):
                 values[key] = tuple(float(value) for value in data[key])
+            own = data.get("own_keypoints")
+            if own is not None:
+                values["own_keypoints"] = read_keypoint_set(str(data.get("keypoint_set")), own)
             if "strides" in data:
                 values["strides"] = tuple(int(value) for value in data["strides"])
             return cls(**values)
@@ -226,6 +234,8 @@ _CODEC_TASKS: dict[Codec, tuple[Task, ...]] = {
 def _plain(value: Any) -> Any:
     if isinstance(value, TensorSpec):
         return {"name": value.name, "shape": list(value.shape), "dtype": value.dtype}
+    if isinstance(value, KeypointSet):
+        return value.to_json()
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return value
@@ -244,6 +254,7 @@ def _tensor(data: Any) -> TensorSpec:
 
 
 Refuse = Callable[[str], NoReturn]
+_NAME = re.compile(r"[\w.-]{1,80}", re.ASCII)
 
 
 def _check(spec: ModelSpec) -> None:
@@ -258,6 +269,8 @@ def _check(spec: ModelSpec) -> None:
             refuse(f"{value!r} is none of {', '.join(get_args(allowed))}")
     if spec.task not in _CODEC_TASKS[spec.codec]:
         refuse(f"codec {spec.codec} belongs to a {' or '.join(_CODEC_TASKS[spec.codec])} model")
+    if spec.own_keypoints is not None and spec.task == "detection":
+        refuse("a detector has no own_keypoints")
     if spec.constants and spec.codec != "rtmo":
         refuse(f"codec {spec.codec} knows no constants")
     tensors = (spec.input, *spec.outputs, *spec.constants)
@@ -282,6 +295,17 @@ def _check(spec: ModelSpec) -> None:
 
 
 def _keypoint_count(spec: ModelSpec, refuse: Refuse) -> int:
+    own = spec.own_keypoints
+    if own is not None:
+        known = KEYPOINT_SETS.get(own.name)
+        if own.name != spec.keypoint_set or not _NAME.fullmatch(own.name):
+            refuse(
+                f"keypoint_set {spec.keypoint_set!r} beside own_keypoints is a word of letters, "
+                "digits, '-', '_' and '.'"
+            )
+        if known is not None and known.keypoints != own.keypoints:
+            refuse(f"own_keypoints are not those of the known set {own.name}: give another name")
+        return len(own.keypoints)
     try:
         return len(find_keypoint_set(spec.keypoint_set).keypoints)
     except SpecError as error:

@@ -1,8 +1,18 @@
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
-from edge.keypoints import KEYPOINT_SETS, KeypointSet, find_keypoint_set, usual_set
+from edge.errors import SpecError
+from edge.keypoints import (
+    KEYPOINT_SETS,
+    KeypointSet,
+    find_keypoint_set,
+    read_keypoint_set,
+    usual_set,
+)
 
 # Points, links and pairs of mirrored points of each set as published.
 COUNTS = {
@@ -128,3 +138,34 @@ def test_a_number_that_one_set_alone_has_needs_no_word(count: int, name: str) ->
 @pytest.mark.parametrize("count", range(1, 140))
 def test_the_usual_set_has_that_many_points(count: int) -> None:
     assert len(find_keypoint_set(usual_set(count)[0]).keypoints) == count
+
+
+def test_a_set_that_a_model_brings_survives_json() -> None:
+    own = KeypointSet("mpii16", ("a", "b", "c"), ((0, 1),), ((1, 2),), (0.1, 0.2, 0.3))
+    assert read_keypoint_set("mpii16", json.loads(json.dumps(own.to_json()))) == own
+    assert read_keypoint_set("x", {"keypoints": ["a"]}) == KeypointSet("x", ("a",), (), (), ())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"keypoints": []}, "1 to 2000 different names"),
+        ({"keypoints": "abc"}, "different names"),
+        ({"keypoints": ["a", "a"]}, "different names"),
+        ({"keypoints": ["a", "b\x1b[2J"]}, "different names"),
+        ({"keypoints": ["a", 3]}, "different names"),
+        ({"keypoints": ["a", "b" * 81]}, "different names"),
+        ({"skeleton": [[0, 2]]}, "own skeleton are pairs of indices below 2"),
+        ({"skeleton": [[0, True]]}, "own skeleton"),
+        ({"flip_pairs": [[0]]}, "own flip_pairs"),
+        ({"flip_pairs": [[-1, 0]]}, "own flip_pairs"),
+        ({"sigmas": [0.1]}, "own sigmas are 2 numbers"),
+        ({"sigmas": [0.1, 0]}, "own sigmas"),
+        ({"sigmas": [0.1, float("nan")]}, "own sigmas"),
+        ({"sigmas": "ab"}, "own sigmas"),
+        ({"colors": []}, "own keypoints are a table"),
+    ],
+)
+def test_a_set_with_a_wrong_value_is_refused(change: Any, words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        read_keypoint_set("own", {"keypoints": ["a", "b"], **change})

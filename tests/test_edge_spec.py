@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edge.errors import SpecError
-from edge.spec import ModelSpec, TensorSpec, Variant, find_keypoint_set
+from edge.spec import KEYPOINT_SETS, KeypointSet, ModelSpec, TensorSpec, Variant, find_keypoint_set
 
 
 def pose_spec(**changes: Any) -> ModelSpec:
@@ -269,3 +269,31 @@ def test_points_without_names_can_be_counted_at_least() -> None:
     for name in ("unnamed", "unnamed-0", "unnamed-x", None):
         with pytest.raises(SpecError, match="unnamed-K"):
             find_keypoint_set(name)
+
+
+def test_keypoints_that_a_model_brings_itself_travel_with_the_spec() -> None:
+    names = tuple(f"wing_{index}" for index in range(17))
+    own = KeypointSet("birds17", names, ((0, 1),), ((2, 3),), ())
+    spec = pose_spec(keypoint_set="birds17", own_keypoints=own)
+    assert spec.keypoints == own
+    assert ModelSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+    assert "own_keypoints" not in pose_spec().to_json()
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "words"),
+    [
+        ("coco17", 17, "not those of the known set coco17"),
+        ("birds 17", 17, "a word of letters"),
+        ("birds16", 16, "do not fit 16 keypoints"),
+    ],
+)
+def test_own_keypoints_that_contradict_are_refused(name: str, count: int, words: str) -> None:
+    own = KeypointSet(name, tuple(f"wing_{index}" for index in range(count)), (), (), ())
+    with pytest.raises(SpecError, match=words):
+        pose_spec(keypoint_set=name, own_keypoints=own)
+
+
+def test_own_figures_of_a_known_set_are_taken() -> None:
+    own = replace(KEYPOINT_SETS["coco17"], sigmas=(0.05,) * 17)
+    assert pose_spec(own_keypoints=own).keypoints.sigmas == (0.05,) * 17
