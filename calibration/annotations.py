@@ -45,7 +45,7 @@ def read_annotations(path: Path) -> Annotations:
     try:
         ids = [int(row["id"]) for row in images]
         sizes = [(int(row["height"]), int(row["width"]), str(row["file_name"])) for row in images]
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, OverflowError):
         raise SpecError(f"{path}: every image needs id, file_name, height and width") from None
     if not images or not annotations or min(min(size[:2]) for size in sizes) < 1:
         raise SpecError(f"{path}: no image, no annotation, or an image without a size")
@@ -55,7 +55,7 @@ def read_annotations(path: Path) -> Annotations:
     for number, row in enumerate(annotations):
         try:
             image_id, box = row["image_id"], [float(value) for value in row["bbox"]]
-        except (TypeError, KeyError, ValueError):
+        except (TypeError, KeyError, ValueError, OverflowError):
             raise SpecError(f"{path}: annotation {number} lacks an image_id or a bbox") from None
         if image_id not in known:
             raise SpecError(f"{path}: annotation {number} is of image {image_id}, which is missing")

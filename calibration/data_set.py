@@ -23,6 +23,7 @@ from calibration.annotations import (
     person_truth,
     read_annotations,
 )
+from edge.digits import parse_digits
 from edge.errors import ImageError, SpecError
 from edge.picture import read_image
 from edge.spec import KEYPOINT_SETS, KeypointSet, ModelSpec
@@ -160,10 +161,10 @@ def load_data(
     if str(source) == "synthetic":
         return synthetic_data(500, spec, on_progress=on_progress)
     if str(source).startswith("synthetic:"):
-        count = str(source).partition(":")[2]
-        if not count.isdigit() or int(count) < 1:
+        count = parse_digits(str(source).partition(":")[2])
+        if not count:
             raise SpecError(f"{source}: give a number of pictures, for example synthetic:500")
-        return synthetic_data(int(count), spec, on_progress=on_progress)
+        return synthetic_data(count, spec, on_progress=on_progress)
     return annotated_data(Path(source), spec, images_folder)
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from calibration.annotations import image_files, read_annotations
 from calibration.survey import Survey
 from edge.detector import detector_feeds
+from edge.digits import parse_digits
 from edge.errors import ImageError, SpecError
 from edge.picture import find_images, read_image
 from edge.pose import pose_feeds
@@ -231,9 +232,10 @@ def _synthetic_count(source: str, default: int) -> int:
     _, colon, number = source.partition(":")
     if not colon:
         return default
-    if not number.isdigit() or int(number) < 1:
+    count = parse_digits(number)
+    if not count:
         raise SpecError(f"{source}: give a number of pictures, for example synthetic:256")
-    return int(number)
+    return count
 
 
 def _rendered(count: int, spec: ModelSpec, seed: int) -> list[_Sample]:

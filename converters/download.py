@@ -28,6 +28,7 @@ from urllib.request import Request, build_opener
 
 from converters.address import file_name
 from edge.artifact import sha256_of
+from edge.digits import parse_digits
 from edge.errors import EdgeError
 
 __all__ = ["DownloadError", "Progress", "fetch"]
@@ -243,8 +244,8 @@ def _transfer(job: _Job, url: str, stream: BinaryIO) -> None:
         if response.status != 206 and have:
             have = stream.seek(0)  # this server starts from the beginning
             stream.truncate()
-        length = response.headers.get("Content-Length", "")
-        total = have + int(length) if length.isdigit() else None
+        length = parse_digits(response.headers.get("Content-Length", ""))
+        total = None if length is None else have + length
         _receive(job, url, response, stream, have, total)
 
 
@@ -273,7 +274,7 @@ def _receive(
 
 
 def _range_start(response: http.client.HTTPResponse) -> int | None:
-    found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    found = re.match(r"bytes (\d{1,18})-", response.headers.get("Content-Range", ""))
     return int(found[1]) if found else None
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from edge.digits import parse_digits
 from edge.errors import SpecError
 
 __all__ = ["KEYPOINT_SETS", "KeypointSet", "find_keypoint_set", "read_keypoint_set", "usual_set"]
@@ -52,12 +53,13 @@ def find_keypoint_set(name: str | None) -> KeypointSet:
     if name in KEYPOINT_SETS:
         return KEYPOINT_SETS[name]
     kind, _, count = (name or "").partition("-")
-    if kind != "unnamed" or not count.isdigit() or int(count) < 1:
+    number = parse_digits(count, most=5)
+    if kind != "unnamed" or not number:
         raise SpecError(
             f"keypoint_set {name!r} is none of {', '.join(KEYPOINT_SETS)}, nor unnamed-K for "
             "K points without names"
         )
-    names = tuple(f"point_{index}" for index in range(int(count)))
+    names = tuple(f"point_{index}" for index in range(number))
     return KeypointSet(str(name), names, (), (), ())
 
 

@@ -371,7 +371,7 @@ def _unpack_old(raw: bytes, mark: str) -> tuple[bytes, bytes, int]:
     """The same from what `_OLD_SCRIPT` printed."""
     key = mark.encode()
     whole = re.search(
-        key + rb":\d+\r?\n(.*)" + key + rb"=(\d+)\r?\n(.*)" + key + rb"\.", raw, re.DOTALL
+        key + rb":\d+\r?\n(.*)" + key + rb"=(\d{1,9})\r?\n(.*)" + key + rb"\.", raw, re.DOTALL
     )
     if whole is None:
         raise Broken

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from edge.digits import parse_digits
 from edge.errors import DeviceError
 from targets.programs import check_program, run_program
 from targets.transport import Progress
@@ -104,9 +105,10 @@ def _address() -> tuple[str, int]:
     port = os.environ.get("ANDROID_ADB_SERVER_PORT") or "5037"
     if found is not None:
         host, port = (found[1] or "127.0.0.1").strip("[]"), found[2]
-    if not port.isdecimal() or not 0 < int(port) < 65536:
+    number = parse_digits(port)
+    if number is None or not 0 < number < 65536:
         raise DeviceError(f"ANDROID_ADB_SERVER_PORT={port}: not a port number")
-    return host, int(port)
+    return host, number
 
 
 def _find_program() -> str:

@@ -43,7 +43,7 @@ def properties(answer: Answer) -> dict[str, str]:
 
 
 def _read_thermal(answer: Answer, into: Readings) -> None:
-    status = re.search(r"^\s*Thermal Status:\s*(\d+)", answer.text, re.MULTILINE)
+    status = re.search(r"^\s*Thermal Status:\s*(\d{1,9})\b", answer.text, re.MULTILINE)
     if status:
         into.thermal_status = int(status[1])
     else:
@@ -95,4 +95,4 @@ def _read_battery(answer: Answer, saver: Answer, into: Readings) -> None:
 
 
 def _whole(text: str | None) -> int | None:
-    return int(text) if text is not None and re.fullmatch(r"-?\d+", text) else None
+    return int(text) if text is not None and re.fullmatch(r"-?\d{1,18}", text) else None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
+from edge.digits import parse_digits
 from edge.errors import DeviceError
 from targets import android, jetson, linux_state, raspberry_pi
 from targets.profile import Kind, Profile
@@ -83,8 +84,9 @@ def read_device(transport: Transport) -> DeviceInfo:
     maxima = {}
     for path, value in file_values(found.get("maxima", NO_ANSWER)).items():
         core = re.search(r"/(cpu\d+)/", path)
-        if core and value is not None and value.isdigit():
-            maxima[core[1]] = int(value)
+        clock = parse_digits(value or "")
+        if core and clock is not None:
+            maxima[core[1]] = clock
     arch = _text(found, "arch") or None
     bits = _text(found, "bits")
     cpu = _text(found, "cpu").partition(":")[2].strip() or None
@@ -126,8 +128,8 @@ def read_device(transport: Transport) -> DeviceInfo:
         arch=arch,
         cores=_count(present) or len(maxima) or None,
         max_clocks_khz=maxima,
-        userland_bits=int(bits) if bits.isdigit() else None,
-        api_level=int(api) if api.isdigit() else None,
+        userland_bits=parse_digits(bits),
+        api_level=parse_digits(api),
         emulated=emulated or "linux,dummy-virt" in compatible,
     )
 
@@ -281,7 +283,7 @@ def _count(ranges: str | None) -> int:
     """Cores in a list of the kernel's: "0-3,6" has 5."""
     total = 0
     for part in (ranges or "").split(","):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part.strip())
         if match:
             total += int(match[2] or match[1]) - int(match[1]) + 1
     return total

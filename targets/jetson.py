@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from edge.digits import parse_digits
 from targets.linux_state import POINT_SCRIPT as LINUX_POINT
 from targets.linux_state import STATE_SCRIPT as LINUX_STATE
 from targets.linux_state import read_linux
@@ -31,7 +32,7 @@ ask mode nvpmodel -q
 ask events values /sys/class/hwmon/hwmon*/oc*_event_cnt
 """
 _RANGE = re.compile(
-    r"(cpu\d+|GPU|gpu-gpc-0|EMC)\b:?.*?MinFreq=(\d+)\s+MaxFreq=(\d+)\s+CurrentFreq=(\d+)"
+    r"(cpu\d+|GPU|gpu-gpc-0|EMC)\b:?.*?MinFreq=(\d{1,18})\s+MaxFreq=(\d{1,18})\s+CurrentFreq=(\d{1,18})\b"
 )
 # A core's clock now is counted, and is not to the kHz what it was set to.
 _COUNTED = 0.05
@@ -62,14 +63,15 @@ def read_jetson(found: Mapping[str, Answer], into: Readings) -> None:
     _read_tegrastats(found.get("tegra", NO_ANSWER), into)
     read_linux(found, into)
     for path, value in file_values(found.get("gpu", NO_ANSWER)).items():
-        if value is not None and value.isdigit() and int(value):
+        if clock := parse_digits(value or ""):
             # Needs no root, unlike the clock in tegrastats, and is the newer of the two.
             clocks = into.clocks_khz if path.endswith("cur_freq") else into.max_clocks_khz
-            clocks["gpu"] = int(value) // 1000
+            clocks["gpu"] = clock // 1000
     for path, value in file_values(found.get("events", NO_ANSWER)).items():
-        if value is not None and value.isdigit():
+        count = parse_digits(value or "")
+        if count is not None:
             name = path.rpartition("/")[2].removesuffix("_event_cnt")
-            into.throttle_counts[f"over-current {name}"] = int(value)
+            into.throttle_counts[f"over-current {name}"] = count
     if "mode" in found:
         mode = re.search(r"NV Power Mode:\s*(\S.*?)\s*$", found["mode"].text, re.MULTILINE)
         if mode:
@@ -105,21 +107,19 @@ def _read_tegrastats(answer: Answer, into: Readings) -> None:
             into.temperatures_c[name] = float(value)
     cores = re.search(r"\bCPU \[([^\]]*)\]", line)
     for number, core in enumerate(cores[1].split(",") if cores else ()):
-        clock = re.fullmatch(r"\s*\d+%@(\d+)\s*", core)
+        clock = re.fullmatch(r"\s*\d+%@(\d{1,9})\s*", core)
         if clock:
             into.clocks_khz[f"cpu{number}"] = int(clock[1]) * 1000
     for name, key in (("GR3D_FREQ", "gpu"), ("EMC_FREQ", "emc")):
         # "84%@1300", "0%@[305,0]" of two clusters; "0%" where only root may see the clock,
         # "0%@[0,0]" where the GPU is switched off.
         clock = re.search(rf"\b{name} \d+%@\[?([\d,]+)\]?", line)
-        mhz = max((int(one) for one in clock[1].split(",") if one), default=0) if clock else 0
+        mhz = max(parse_digits(one) or 0 for one in clock[1].split(",")) if clock else 0
         if mhz:
             into.clocks_khz[key] = mhz * 1000
     # "VDD_IN 17946mW/15710mW", before JetPack 5 "VDD_IN 3140/3208": now and on average.
-    rails = {
-        name: int(now)
-        for name, now in re.findall(r"\b([A-Z][A-Z0-9_]*) (\d+)(?:mW)?/\d+(?:mW)?(?=\s|$)", line)
-    }
+    found = re.findall(r"\b([A-Z][A-Z0-9_]*) (\d{1,18})(?:mW)?/\d+(?:mW)?(?=\s|$)", line)
+    rails = {name: int(now) for name, now in found}
     into.power_mw = _power_mw(rails)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from edge.digits import parse_digits
 from targets.readings import NO_ANSWER, Answer, Readings, file_values, plausible_c
 from targets.result import BatteryRecord
 
@@ -51,8 +52,9 @@ def read_linux(found: Mapping[str, Answer], into: Readings) -> None:
         into.power_mode = ", ".join(words) or None
     for path, value in _read(found.get("counts", NO_ANSWER)).items():
         match = re.search(r"/(cpu\d+)/thermal_throttle/(\w+)_throttle_count$", path)
-        if match and value is not None and value.isdigit():
-            into.throttle_counts[f"{match[1]} {match[2]}"] = int(value)
+        count = parse_digits(value or "")
+        if match and count is not None:
+            into.throttle_counts[f"{match[1]} {match[2]}"] = count
     into.battery = _battery(found.get("supplies", NO_ANSWER))
 
 
@@ -68,8 +70,8 @@ def read_clocks(found: Mapping[str, Answer], into: Readings) -> None:
         core, what = match[1], match[2]
         if what == "governor" and value:
             into.governors[core] = value
-        elif what != "governor" and value and value.isdigit():
-            (into.clocks_khz if what == "cur_freq" else into.max_clocks_khz)[core] = int(value)
+        elif what != "governor" and (clock := parse_digits(value or "")) is not None:
+            (into.clocks_khz if what == "cur_freq" else into.max_clocks_khz)[core] = clock
         else:
             denied.append(f"{core} {what}")
     if denied:
@@ -88,7 +90,7 @@ def read_zones(found: Mapping[str, Answer], into: Readings) -> None:
         name = values.get(f"{folder}/type") or folder.rpartition("/")[2]
         names[name] = names.get(name, 0) + 1
         text = values.get(f"{folder}/temp")
-        if text is None or not re.fullmatch(r"-?\d+", text):
+        if text is None or not re.fullmatch(r"-?\d{1,18}", text):
             denied.append(name)
             continue
         # Thousandths of a degree, but whole degrees in some phones' kernels.
@@ -110,8 +112,8 @@ def _battery(answer: Answer) -> BatteryRecord | None:
         if what != "type" or values.get(f"{folder}/scope") == "Device":
             continue
         if value == "Battery":
-            capacity = values.get(f"{folder}/capacity") or ""
-            level = int(capacity) if capacity.isdigit() else level
+            capacity = parse_digits(values.get(f"{folder}/capacity") or "")
+            level = level if capacity is None else capacity
         elif value in ("Mains", "USB", "Wireless"):
             powered = bool(powered) or values.get(f"{folder}/online") == "1"
     return None if level is None else BatteryRecord(level, powered, None)
@@ -126,8 +128,9 @@ def _only(answer: Answer) -> str | None:
 
 
 def _number(folder: str) -> tuple[int, str]:
-    match = re.search(r"(\d+)$", folder)
-    return (int(match[1]) if match else -1, folder)
+    # No search for `\d+$`, which tries again at every digit of a long name.
+    number = parse_digits(folder[len(folder.rstrip("0123456789")) :])
+    return (-1 if number is None else number, folder)
 
 
 def _short(names: list[str]) -> str:

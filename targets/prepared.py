@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import NoReturn
 
+from edge.digits import parse_digits
 from edge.errors import DeviceError
 from targets.jetson import parse_jetson_clocks
 from targets.profile import Kind
@@ -162,7 +163,7 @@ def user_command(transport: Transport, argv: Sequence[str]) -> str:
 def _stay_awake(transport: Transport, undo: list[_Undo], notes: list[str]) -> None:
     get = ("settings", "get", "global", _STAY_ON)
     before = _said(_run(transport, get))
-    if not re.fullmatch(r"\d+|null", before):
+    if not re.fullmatch(r"\d{1,9}|null", before):
         notes.append(
             f"stay awake: left alone, its setting cannot be read ({before or 'no answer'})"
         )
@@ -201,7 +202,7 @@ def _wake_up(transport: Transport, undo: list[_Undo], notes: list[str]) -> None:
 
 def _fix_performance(transport: Transport, undo: list[_Undo], notes: list[str]) -> None:
     api = _said(_run(transport, ("getprop", "ro.build.version.sdk")))
-    if not api.isdigit() or int(api) < 30:
+    if (parse_digits(api) or 0) < 30:
         notes.append(f"fixed-performance mode: needs Android 11 (API 30), this is API {api or '?'}")
         return
     command = ("cmd", "power", "set-fixed-performance-mode-enabled")

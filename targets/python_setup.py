@@ -260,7 +260,7 @@ class _Setup:
     def _is_full(self) -> bool:
         """Making an environment fails without a word of why."""
         done = self._transport.run(["df", "-Pk", self._folder], timeout_s=_SHORT_S)
-        found = re.findall(rb"\s(\d+)\s+\d+%\s", done.stdout)
+        found = re.findall(rb"\s(\d{1,18})\s+\d+%\s", done.stdout)
         return bool(found) and int(found[-1]) < _FULL_KB
 
     def _fail(self, done: Done, what: str, wheelhouse: Path | None) -> NoReturn:

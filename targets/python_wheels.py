@@ -80,7 +80,7 @@ class DevicePython:
     def wheel_platforms(self) -> list[str]:
         """The platform tags whose wheels it takes, the newest first (PEP 600)."""
         machine = self.environment["platform_machine"]
-        found = re.fullmatch(r"2\.(\d+)", self.glibc)
+        found = re.fullmatch(r"2\.(\d{1,3})", self.glibc)
         newest = int(found[1]) if found else 0
         tags = [f"manylinux_2_{minor}_{machine}" for minor in range(newest, _OLDEST_GLIBC - 1, -1)]
         old = _OLD_NAMES.get(machine, ("manylinux2014",)) if tags else ()

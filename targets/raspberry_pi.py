@@ -36,18 +36,18 @@ THROTTLE_BITS = {
 def read_raspberry_pi(found: Mapping[str, Answer], into: Readings) -> None:
     """The answers of STATE_SCRIPT or POINT_SCRIPT, as far as they go."""
     read_linux(found, into)
-    temperature = re.fullmatch(r"temp=(\d+(?:\.\d+)?)'C", _line(found, "temp"))
+    temperature = re.fullmatch(r"temp=(\d{1,9}(?:\.\d+)?)'C", _line(found, "temp"))
     if temperature:
         into.temperatures_c["soc"] = float(temperature[1])
     else:
         into.miss("vcgencmd measure_temp", found.get("temp", NO_ANSWER))
-    clock = re.fullmatch(r"frequency\(\d+\)=(\d+)", _line(found, "clock"))
+    clock = re.fullmatch(r"frequency\(\d+\)=(\d{1,18})", _line(found, "clock"))
     if clock:
         # The kernel's cpu0 is what was asked for, this what the firmware grants.
         into.clocks_khz["arm"] = int(clock[1]) // 1000
     else:
         into.miss("vcgencmd measure_clock", found.get("clock", NO_ANSWER))
-    bits = re.fullmatch(r"throttled=0x([0-9a-fA-F]+)", _line(found, "throttled"))
+    bits = re.fullmatch(r"throttled=0x([0-9a-fA-F]{1,16})", _line(found, "throttled"))
     if bits:
         into.throttle_bits = int(bits[1], 16)
     else:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from edge.digits import parse_digits
 from edge.errors import DeviceError
 from targets.profile import Kind
 from targets.result import BatteryRecord, DeviceRecord, StateRecord, StateSample
@@ -212,8 +213,8 @@ def answers(output: str) -> dict[str, Answer]:
             name, lines = line[3:].strip(), []
         elif line.startswith("@= ") and name is not None:
             status = line[3:].strip()
-            code = int(status) if status.isdigit() else 1
-            found[name] = Answer("\n".join(lines).strip("\n"), code)
+            code = parse_digits(status)
+            found[name] = Answer("\n".join(lines).strip("\n"), 1 if code is None else code)
             name = None
         else:
             lines.append(line)

@@ -291,7 +291,7 @@ def _bundle(series: Sequence[Sequence[tuple[float, float]]], x: Scale, y: Scale)
 
 def _joined(names: Sequence[str]) -> str:
     """``cpu0-3`` for cpu0, cpu1, cpu2, cpu3; else the first and how many more."""
-    split = [re.fullmatch(r"(.*?)(\d+)", name) for name in names]
+    split = [re.fullmatch(r"(.*?)(\d{1,9})", name) for name in names]
     if len(names) > 1 and all(split):
         stems = {match[1] for match in split if match}
         numbers = sorted(int(match[2]) for match in split if match)

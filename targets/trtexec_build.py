@@ -273,7 +273,7 @@ def _storage(transport: Transport, folder: str) -> str:
     """What to add to a failure where the storage of the device is full."""
     done = transport.run(["df", "-Pk", folder], timeout_s=_CALL_S)
     fields = done.stdout.decode(errors="replace").strip().splitlines()[-1:]
-    numbers = re.findall(r"\s(\d+)(?=\s)", fields[0]) if fields else []
+    numbers = re.findall(r"\s(\d{1,18})(?=\s)", fields[0]) if fields else []
     free_kb = int(numbers[2]) if len(numbers) > 2 else math.inf
     if free_kb > _FULL_KB:
         return ""

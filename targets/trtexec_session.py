@@ -46,7 +46,7 @@ __all__ = ["TrtexecSession", "open_trtexec"]
 _FILES_S = 600.0
 # Up to 8.4 an engine is "loaded", from then on read ("loaded") and then "deserialized".
 _LOAD = re.compile(r"Engine (?:loaded|deserialized) in ([\d.e+-]+) sec")
-_WARMED = re.compile(r"Warmup completed (\d+) quer")
+_WARMED = re.compile(r"Warmup completed (\d{1,18}) quer")
 # An engine that is damaged or of another GPU or build, told by its errors.
 _NOT_OURS = re.compile(r"\[E\] .*(erialization|Engine set up failed|Failed to create engine)")
 # It counts as measured the run that its warm-up ends in, and reports it as one of the warm-up.

@@ -17,7 +17,7 @@ __all__ = ["Verdict", "judge", "mask_held", "standing_reasons"]
 _CLOCK_FALL = 0.10
 _BUSY_LOAD = 1.0
 _THERMAL = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
-_CORE = re.compile(r"cpu(\d+)")
+_CORE = re.compile(r"cpu(\d{1,9})")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge.digits import parse_digits
+
 if TYPE_CHECKING:
     from targets.nearby import Nearby
     from targets.transport import Transport
@@ -93,7 +95,7 @@ def clean_device(transport: Transport) -> str:
     if not words:
         return f"{transport.name}: nothing to remove, {folder} does not exist"
     remove_work_dir(transport)
-    kilobytes = next((int(word) for word in words if word.isdigit()), None)
+    kilobytes = next((n for n in map(parse_digits, words) if n is not None), None)
     size = "" if kilobytes is None else f", {kilobytes * 1024 / 1e6:.1f} MB"
     return f"{transport.name}: removed {folder}{size}"
 

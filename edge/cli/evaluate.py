@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from edge.cli.device import _open
+from edge.digits import parse_digits
 from edge.errors import SpecError
 from edge.session import Session
 
@@ -223,9 +224,10 @@ _NOTES = {
 
 def _range(text: str) -> range:
     first, colon, end = text.partition(":")
-    if not colon or not (first or "0").isdigit() or not end.isdigit():
+    start, stop = parse_digits(first or "0"), parse_digits(end)
+    if not colon or start is None or stop is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not FIRST:END, for example 0:250")
-    return range(int(first or 0), int(end))
+    return range(start, stop)
 
 
 class ProgressLine:

@@ -9,6 +9,7 @@ from typing import Any
 
 from edge.cli.host import DEFAULT_DETECTOR, DEFAULT_MODEL
 from edge.cli.quantisation import add_quantisation
+from edge.digits import parse_digits
 from edge.spec import PRECISIONS
 
 __all__ = ["add_conversion", "count", "cpu_mask", "size"]
@@ -57,18 +58,19 @@ def add_conversion(parser: Any) -> None:
 
 def count(text: str) -> int:
     """A whole number from 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    value = parse_digits(text)
+    if not value:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
     return value
 
 
 def size(text: str) -> tuple[int, int]:
     """``HxW``, height first."""
-    height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+    rows, _, columns = text.partition("x")
+    height, width = parse_digits(rows, most=6), parse_digits(columns, most=6)
+    if not height or not width:
         raise argparse.ArgumentTypeError(f"{text!r} is not HxW, for example 320x320")
-    return int(height), int(width)
+    return height, width
 
 
 def cpu_mask(text: str) -> str:

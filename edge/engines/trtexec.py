@@ -140,7 +140,7 @@ def load_build_kit(artifact: Artifact) -> BuildKit:
 
 def parse_version(text: str) -> Version:
     """``10.3.0.30-1+cuda12.5`` -> (10, 3, 0); SpecError where there is no version in it."""
-    found = re.match(r"\s*(\d+)\.(\d+)(?:\.(\d+))?", text)
+    found = re.match(r"\s*(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?", text)
     if not found:
         raise SpecError(f"{text!r} is no TensorRT version; one looks like 10.3.0")
     return int(found[1]), int(found[2]), int(found[3] or 0)
