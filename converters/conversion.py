@@ -12,13 +12,14 @@ import numpy as np
 
 from converters.answers import judge_parity, session_judge
 from converters.arm import ARM_IMAGES, arm_failure, is_for_arm
-from converters.chain import Row, Step, run_steps, staged_folder
+from converters.chain import Row, Step, run_steps
 from converters.gate import AccuracyReport, judge_accuracy
 from converters.job import Job, Quantiser
 from converters.model_in_work import Asked, ModelInWork, Route
 from converters.prepare import Prepared
-from edge.artifact import Artifact, sha256_of
+from edge.artifact import Artifact
 from edge.errors import AccuracyError, ParityError, SpecError
+from edge.files import sha256_of, staged_folder
 from edge.session import EngineSettings, Session
 from edge.spec import QUANTISED, Variant
 

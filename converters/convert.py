@@ -21,7 +21,7 @@ from converters.answers import (
     source_file,
 )
 from converters.arm import ARM_IMAGES, OnArm, arm_failure, is_for_arm
-from converters.chain import Row, Step, private_folder, run_steps
+from converters.chain import Row, Step, run_steps
 from converters.conversion import Asked, ModelInWork, Route, convert_variant
 from converters.job import FeedSource
 from converters.ncnn import convert_ncnn
@@ -37,8 +37,9 @@ from converters.tensorrt_int8 import open_tensorrt_quantiser
 from converters.tflite import convert_tflite
 from converters.tflite_quantise import open_tflite_quantiser
 from converters.tools import check_versions, version_of
-from edge.artifact import MANIFEST, Artifact, load_artifact, read_manifest, sha256_of
+from edge.artifact import MANIFEST, Artifact, load_artifact, read_manifest
 from edge.errors import ArtifactError, EdgeError, ModelFileError, ParityError, SpecError
+from edge.files import private_folder, sha256_of
 from edge.session import InferencePrecision
 from edge.spec import QUANTISED, Variant
 

@@ -27,9 +27,9 @@ from urllib.parse import urlsplit
 from urllib.request import Request, build_opener
 
 from converters.address import file_name
-from edge.artifact import sha256_of
 from edge.digits import parse_digits
 from edge.errors import EdgeError
+from edge.files import sha256_of
 
 __all__ = ["DownloadError", "Progress", "fetch"]
 

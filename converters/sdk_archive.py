@@ -17,12 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from converters.chain import staged_folder
 from converters.sdk_decoder import describe
 from converters.sdk_json import Json
 from converters.sdk_pipeline import read_deployed
-from edge.artifact import sha256_of
 from edge.errors import ModelFileError
+from edge.files import sha256_of, staged_folder
 from edge.spec import ModelSpec
 
 __all__ = ["SdkModel", "read_sdk"]

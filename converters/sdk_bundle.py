@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 import edge
-from converters.chain import private_folder
 from converters.job import FeedSource, NamedFeeds
 from converters.sdk_archive import read_sdk
 from converters.sdk_detections import DETECTIONS, append_detections
@@ -29,6 +28,7 @@ from edge.artifact import Artifact
 from edge.codecs import BOX_CODECS, KEYPOINT_CODECS
 from edge.engines.onnxruntime import OnnxRuntimeSession
 from edge.errors import ArtifactError, ParityError, SpecError
+from edge.files import private_folder
 from edge.session import Array, EngineSettings, Session, open_session
 from edge.spec import ModelSpec
 

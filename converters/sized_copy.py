@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edge.cache import cache_folder
 from edge.errors import SpecError
+from edge.files import cache_folder, replacing
 from edge.spec import ModelSpec, TensorSpec
 
 __all__ = ["sized_copy"]
@@ -65,12 +64,8 @@ def sized_copy(path: Path, input_hw: tuple[int, int]) -> Path:
             if value.name == tensor.name:
                 _set_shape(value, tensor)
     copy.parent.mkdir(parents=True, exist_ok=True)
-    private = copy.with_name(f".{copy.name}.{os.getpid()}.part")
-    try:
+    with replacing(copy) as private:
         onnx.save(model, private)
-        private.replace(copy)
-    finally:
-        private.unlink(missing_ok=True)
     return copy
 
 

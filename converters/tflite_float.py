@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -19,8 +18,8 @@ from converters.onnx2tf import (
 )
 from converters.onnx_file import load_onnx
 from converters.tflite_graph import NamedGraph, builtin_names, name_graph, read_graph
-from edge.cache import cache_folder
 from edge.errors import ToolError
+from edge.files import cache_folder, replacing
 
 __all__ = ["float_graph"]
 
@@ -70,8 +69,7 @@ def float_graph(job: Job) -> NamedGraph:
 
 
 def _keep(made: Path, kept: Path) -> None:
-    """Into the cache, first under a name of this process's: nothing half-written is ever found."""
+    """Into the cache, where nothing half-written is ever found."""
     kept.parent.mkdir(parents=True, exist_ok=True)
-    private = kept.with_suffix(f".{os.getpid()}")
-    shutil.copy(made, private)
-    private.replace(kept)
+    with replacing(kept) as private:
+        shutil.copy(made, private)

@@ -18,9 +18,8 @@ from converters.address import file_name
 from converters.sized_copy import sized_copy
 from converters.source import Source
 from converters.zoo_entry import NAME, ZooEntry, parse_zoo
-from edge.artifact import sha256_of
-from edge.cache import cache_folder
 from edge.errors import EngineMissingError, ModelFileError, SpecError
+from edge.files import cache_folder, sha256_of, staged_folder
 from edge.spec import ModelSpec
 
 __all__ = [
@@ -186,8 +185,6 @@ def _export(
     checkpoint: Path, name: str, entry: ZooEntry | None, input_hw: tuple[int, int] | None, say: Say
 ) -> tuple[Path, ModelSpec]:
     """The checkpoint as ONNX in the cache, exported unless it lies there, and its spec."""
-    from converters.chain import staged_folder
-
     _need_torch(str(checkpoint))
     if not checkpoint.is_file():
         raise ModelFileError(f"{checkpoint}: no such file")

@@ -9,7 +9,7 @@ from typing import Any
 
 from converters.address import file_name
 from converters.zoo_entry import LATENCIES, ZooEntry
-from edge.cache import cache_folder
+from edge.files import cache_folder
 
 __all__ = ["zoo_details", "zoo_json", "zoo_table"]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.errors import ArtifactError, SpecError
+from edge.files import sha256_of, write_bytes
 from edge.spec import ModelSpec, Variant
 
 __all__ = [
@@ -89,21 +88,8 @@ class Artifact:
 
     def write_manifest(self) -> None:
         """Write ``artifact.json``, or put it in the place of the one that is there."""
-        part = self.folder / f".{MANIFEST}.{os.getpid()}.part"
-        try:
-            part.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
-            part.replace(self.folder / MANIFEST)
-        finally:
-            part.unlink(missing_ok=True)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file as 64 hex digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        text = json.dumps(self.to_json(), indent=2) + "\n"
+        write_bytes(self.folder / MANIFEST, text.encode())
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

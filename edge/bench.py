@@ -22,6 +22,7 @@ import numpy as np
 
 import edge
 from edge.errors import FeedError, SpecError
+from edge.files import write_bytes
 from edge.latency import (
     ColdStart,
     LatencyResult,
@@ -31,7 +32,6 @@ from edge.latency import (
     spread_reasons,
     summarise,
 )
-from edge.picture import write_bytes
 from edge.session import Array, Session
 from edge.spec import ModelSpec
 

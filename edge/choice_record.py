@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from edge.cache import cache_folder
+from edge.files import cache_folder, write_bytes
 from edge.spec import Format
 
 __all__ = ["installed", "machine", "read_record", "record_path", "write_record"]
@@ -101,9 +101,4 @@ def read_record(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | Non
 def write_record(path: Path, data: Mapping[str, Any]) -> None:
     """Write a record, whole or not at all; OSError where that cannot be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_bytes(path, (json.dumps(data, indent=2) + "\n").encode())

@@ -6,7 +6,6 @@ command line.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.errors import ImageError
+from edge.files import write_bytes
 from edge.session import import_engine
 from edge.spec import KeypointSet
 
@@ -76,16 +76,6 @@ def write_image(path: Path, image_bgr: npt.NDArray[np.uint8]) -> None:
     if not done:
         raise ImageError(f"{path}: cannot be encoded as {path.suffix}")
     write_bytes(path, data.tobytes())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    private = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        private.write_bytes(data)
-        private.replace(path)
-    finally:
-        private.unlink(missing_ok=True)
 
 
 def draw_poses(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.errors import EngineMissingError, ImageError
+from edge.files import private_folder
 from edge.frames import import_video
 
 __all__ = ["VideoFile", "Window", "fit_frame"]
@@ -33,8 +35,8 @@ class VideoFile:
         self.fps = fps
         self.frame_count = 0
         self._cv2 = import_video()
-        # The suffix decides the container, so the private name has it too.
-        self._private = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
+        self._place = ExitStack()
+        self._private = path
         self._writer = self._cv2.VideoWriter()
         self._size_hw = (0, 0)
 
@@ -45,7 +47,9 @@ class VideoFile:
             self._size_hw = (height + height % 2, width + width % 2)
             code = self._cv2.VideoWriter.fourcc(*"mp4v")
             size_wh = self._size_hw[::-1]
-            if not self._writer.open(str(self._private), code, self.fps, size_wh):
+            if not self._open_private() or not self._writer.open(
+                str(self._private), code, self.fps, size_wh
+            ):
                 self.discard()
                 raise ImageError(
                     f"{self.path}: no video can be written there; is the folder writable, and can "
@@ -54,12 +58,21 @@ class VideoFile:
         self._writer.write(fit_frame(image_bgr, self._size_hw))
         self.frame_count += 1
 
+    def _open_private(self) -> bool:
+        try:
+            folder = self._place.enter_context(private_folder(self.path.parent, self.path.stem))
+        except OSError:
+            return False
+        # The suffix decides the container, so the private name has it too.
+        self._private = folder / "video.mp4"
+        return True
+
     def close(self) -> None:
         """Finish the file and give it its name; without a frame there is none."""
         self._writer.release()
         if not self.frame_count:
             return
-        try:
+        with self._place:
             held = self._held()
             # OpenCV does not tell of a write that failed.
             if held < self.frame_count:
@@ -68,8 +81,6 @@ class VideoFile:
                     "room left on the disk?"
                 )
             self._private.replace(self.path)
-        finally:
-            self._private.unlink(missing_ok=True)
 
     def _held(self) -> int:
         if not self._private.exists():
@@ -84,7 +95,7 @@ class VideoFile:
     def discard(self) -> None:
         """Leave nothing behind."""
         self._writer.release()
-        self._private.unlink(missing_ok=True)
+        self._place.close()
 
     def __enter__(self) -> VideoFile:
         return self

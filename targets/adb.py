@@ -15,7 +15,6 @@ import re
 import secrets
 import shlex
 import struct
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from edge.errors import DeviceError
+from edge.files import replacing
 from targets.adb_server import (
     AdbDevice,
     Broken,
@@ -188,24 +188,17 @@ class _Adb:
         on_progress: Progress | None = None,
     ) -> None:
         check_remote(remote)
-        part = None
         try:
             with self._told(f"pulling {remote}", timeout_s) as deadline:
                 local.parent.mkdir(parents=True, exist_ok=True)
-                file, name = tempfile.mkstemp(prefix=f".{local.name}.", dir=local.parent)
-                part = Path(name)
                 with (
-                    os.fdopen(file, "wb") as target,
+                    replacing(local) as part,
+                    part.open("wb") as target,
                     open_service(self.serial, b"sync:", deadline) as stream,
                 ):
                     receive_file(stream, remote, target, on_progress)
-                part.chmod(0o644)
-                part.replace(local)
         except OSError as error:
             raise DeviceError(f"{self.name}: cannot write {local}: {error.strerror}") from None
-        finally:
-            if part is not None:
-                part.unlink(missing_ok=True)
 
     @contextmanager
     def _told(self, what: str, timeout_s: float) -> Iterator[float]:

@@ -12,7 +12,6 @@ on these CPUs, ncnn 1.0.20261020.)
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ import numpy as np
 
 from edge.artifact import Artifact
 from edge.errors import DeviceError, ToolError
+from edge.files import temporary_folder
 from edge.session import Array, Feeds
 from targets.local import LocalTransport
 from targets.native import NATIVE_PRECISIONS, NativePrecision
@@ -206,12 +206,12 @@ def check_on_arm(
     if emulator is None:
         return not_checked(f"install: apt-get install {PACKAGES['qemu-aarch64-static']}")
     tried: dict[NativePrecision, ArmTry] = {}
-    with tempfile.TemporaryDirectory(prefix="edgepose-arm-") as folder:
+    with temporary_folder() as folder:
         for precision in precisions:
             if say:
                 say(f"{artifact.spec.name}: {precision} on an emulated {CPU}")
             session = _ArmSession(
-                _Emulation(Path(folder)),
+                _Emulation(folder),
                 artifact,
                 program=[*emulator, str(runner.resolve())],
                 folder=str(artifact.folder.resolve()),

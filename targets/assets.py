@@ -14,15 +14,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edge.artifact import Artifact, sha256_of
+from edge.artifact import Artifact
 from edge.errors import ArtifactError
+from edge.files import sha256_of, staged_folder
 from targets import ROOM
 from targets.aar import write_aar
 from targets.assets_manifest import SCHEMA, licences, manifest_of
@@ -48,9 +47,7 @@ def write_assets(
     """
     check_assets(artifacts)
     _refuse_foreign(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.parent / f".{out.name}.{os.getpid()}.part"
-    try:
+    with staged_folder(out) as part:
         _write_models(artifacts, part / "assets/edgepose")
         assets = _files(part / "assets")
         weights = {f"assets/{name}": path.stat().st_size for name, path in assets.items()}
@@ -67,10 +64,6 @@ def write_assets(
         (part / "gradle").mkdir()
         (part / "gradle/edgepose.gradle.kts").write_text(_gradle(assets), encoding="utf-8")
         _write_marker(part)
-        with _out_of_the_way(out):
-            part.rename(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return weights
 
 
@@ -171,19 +164,3 @@ def _refuse_foreign(out: Path) -> None:
             f"{f', and so are {len(changed) - 1} more' if len(changed) > 1 else ''}; "
             f"move it elsewhere, or {other}"
         )
-
-
-@contextmanager
-def _out_of_the_way(out: Path) -> Iterator[None]:
-    """The old folder keeps its name until the new one takes it, and gets it back otherwise."""
-    if not out.exists():
-        yield
-        return
-    old = out.parent / f".{out.name}.{os.getpid()}.old"
-    out.rename(old)
-    try:
-        yield
-    except BaseException:
-        old.rename(out)
-        raise
-    shutil.rmtree(old)

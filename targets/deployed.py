@@ -20,7 +20,6 @@ import json
 import posixpath
 import re
 import secrets
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edge.errors import DeviceError
+from edge.files import temporary_folder
 from targets.transport import Done, Progress, Transport, check
 
 __all__ = ["Deployments", "Version", "Within", "new_name", "open_deployments"]
@@ -198,8 +198,8 @@ class Deployments:
 
     def write(self, version: Version) -> None:
         """Make a folder a version: from here on it counts. All that is in it is on the disk."""
-        with tempfile.TemporaryDirectory(prefix="edgepose-") as text:
-            path = Path(text) / "deployment.json"
+        with temporary_folder() as text:
+            path = text / "deployment.json"
             path.write_text(f"{json.dumps(version.to_json())}\n", encoding="utf-8")
             # A board that loses its power now keeps what the mark vouches for.
             self._checked(["sync"], "writing the version to the disk", _REMOVE_S)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from edge.cache import cache_folder
 from edge.errors import DeviceError
+from edge.files import cache_folder, replacing
 from targets.programs import ProgramTimeoutError, run_program
 from targets.transport import Done, Progress, check_remote, countdown, shell_line, shortened
 
@@ -17,9 +16,12 @@ _BLOCK_BYTES = 1 << 20
 
 
 def open_local(work_dir: Path | None = None) -> LocalTransport:
-    """The machine that we are on, by default with ``edgepose/device`` of its cache folder."""
+    """The machine that we are on, by default with ``edgepose/device`` of the kit's cache folder."""
     if work_dir is None:
-        work_dir = cache_folder() / "device"
+        # Only folders that end in edgepose/device are ever removed.
+        cache = cache_folder()
+        cache = cache if cache.name == "edgepose" else cache / "edgepose"
+        work_dir = cache / "device"
     return LocalTransport(work_dir)
 
 
@@ -92,28 +94,25 @@ def copy_whole(
 ) -> None:
     """Copy a file through a temporary name beside its new one; DeviceError, and nothing changed."""
     left_s, done = countdown(timeout_s), 0
-    part = target.with_name(f".{target.name}.part")
     try:
         total = source.stat().st_size
         target.parent.mkdir(parents=True, exist_ok=True)
-        with source.open("rb") as reader, part.open("wb") as writer:
-            while block := reader.read(_BLOCK_BYTES):
-                writer.write(block)
-                done += len(block)
-                if on_progress:
-                    on_progress(done, max(total, done))
-                if left_s() <= 0.001:
-                    raise DeviceError(
-                        f"{name}: copying {source} to {target} did not end within {timeout_s:g} s"
-                    )
-        if on_progress and not done:
-            on_progress(0, 0)
-        part.chmod(mode)
-        part.replace(target)
+        with replacing(target) as part:
+            with source.open("rb") as reader, part.open("wb") as writer:
+                while block := reader.read(_BLOCK_BYTES):
+                    writer.write(block)
+                    done += len(block)
+                    if on_progress:
+                        on_progress(done, max(total, done))
+                    if left_s() <= 0.001:
+                        raise DeviceError(
+                            f"{name}: copying {source} to {target} did not end within "
+                            f"{timeout_s:g} s"
+                        )
+            if on_progress and not done:
+                on_progress(0, 0)
+            part.chmod(mode)
     except OSError as error:
         raise DeviceError(
             f"{name}: cannot copy {source} to {target}: {error.strerror or error}"
         ) from None
-    finally:
-        with suppress(OSError):
-            part.unlink()

@@ -9,17 +9,16 @@ from __future__ import annotations
 import json
 import math
 import posixpath
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edge.errors import DeviceError, ImageError, SpecError
+from edge.files import temporary_folder
 from edge.latency import LatencySettings
 from edge.pipeline import Pose
 from edge.spec import ModelSpec
@@ -196,14 +195,14 @@ class NativePipeline:
         """Both models with their manifests, and the pictures, on the device."""
         transport = self.pose.transport
         with (
-            tempfile.TemporaryDirectory(prefix="edgepose-") as text,
+            temporary_folder() as text,
             scratch_folder(transport) as folder,
         ):
 
             def push(name: str, data: bytes) -> str:
-                (Path(text) / name).write_bytes(data)
+                (text / name).write_bytes(data)
                 remote = posixpath.join(folder, name)
-                transport.push(Path(text) / name, remote, timeout_s=_PUSH_S)
+                transport.push(text / name, remote, timeout_s=_PUSH_S)
                 return remote
 
             def model(session: NativeSession, name: str) -> NativeModel:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import posixpath
-import tempfile
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ import numpy as np
 
 from edge.artifact import Artifact, load_constants
 from edge.errors import DeviceError
+from edge.files import temporary_folder
 from edge.latency import LatencySettings
 from edge.session import Array, Feeds, Session, check_feeds
 from edge.spec import ModelSpec
@@ -108,12 +107,12 @@ class NativeSession(Session):
         with self._pushed([feeds]) as (network, folder):
             dump = posixpath.join(folder, "out")
             run = self._finish(network, None, left_s(), dump=dump)
-            with tempfile.TemporaryDirectory(prefix="edgepose-") as text:
+            with temporary_folder() as text:
                 for output in run.outputs:
                     if output.file:
                         remote = posixpath.join(dump, output.file)
-                        self.transport.pull(remote, Path(text) / output.file, timeout_s=left_s())
-                found = read_dump(run.outputs, Path(text), self.machine)
+                        self.transport.pull(remote, text / output.file, timeout_s=left_s())
+                found = read_dump(run.outputs, text, self.machine)
         outputs: dict[str, Array] = {}
         for tensor in self.spec.outputs:
             array = found[tensor.name][0] if tensor.name in found else np.empty(0, np.float32)
@@ -138,13 +137,13 @@ class NativeSession(Session):
     def _pushed(self, images: Sequence[Feeds]) -> Iterator[tuple[NativeNetwork, str]]:
         """The network fed with images (one input each), and a folder for what it leaves."""
         with (
-            tempfile.TemporaryDirectory(prefix="edgepose-") as text,
+            temporary_folder() as text,
             scratch_folder(self.transport) as folder,
         ):
             inputs = []
             for number, feeds in enumerate(images):
                 array = check_feeds(self.spec, feeds)
-                local = Path(text) / f"input{number}.bin"
+                local = text / f"input{number}.bin"
                 write_input(local, array)
                 remote = posixpath.join(folder, local.name)
                 self.transport.push(local, remote, timeout_s=_START_S)

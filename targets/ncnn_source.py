@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import sys
 import tarfile
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from edge.artifact import sha256_of
 from edge.errors import ToolError
+from edge.files import private_folder, sha256_of
 from targets.programs import check_program, run_program
 
 __all__ = ["NCNN_SHA256", "NCNN_VERSION", "ncnn_archive", "unpack_ncnn"]
@@ -47,9 +46,7 @@ def ncnn_archive(folder: Path, say: Callable[[str], None]) -> Path:
     if path.is_file() and sha256_of(path) == NCNN_SHA256:
         return path
     say(f"fetching the source of ncnn {NCNN_VERSION} (5.5 MB) with pip")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as text:
-        work = Path(text)
+    with private_folder(folder, "fetching") as work:
         (work / "setuptools").mkdir()
         (work / "setuptools" / "__init__.py").touch()
         (work / "setuptools" / "build_meta.py").write_text(_BACKEND, encoding="utf-8")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import posixpath
 import re
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from edge.artifact import MANIFEST, Artifact, sha256_of
+from edge.artifact import MANIFEST, Artifact
 from edge.errors import DeviceError
+from edge.files import sha256_of, temporary_folder
 from targets.transport import (
     Progress,
     Transport,
@@ -39,8 +39,8 @@ def place_artifact(
     if transport.kind == "local":
         return str(artifact.folder.resolve())
     remote = _remote_folder(transport, artifact)
-    with tempfile.TemporaryDirectory(prefix="edgepose-") as text:
-        chosen = _chosen(artifact, Path(text))
+    with temporary_folder() as text:
+        chosen = _chosen(artifact, text)
         (chosen / MANIFEST).symlink_to((artifact.folder / MANIFEST).resolve())
         push_changed(transport, chosen, remote, timeout_s=timeout_s, on_progress=on_progress)
     return remote
@@ -65,8 +65,8 @@ def place_with_engine(
         files={**artifact.files, "engine": name},
         sha256={**artifact.sha256, name: digest},
     )
-    with tempfile.TemporaryDirectory(prefix="edgepose-") as text:
-        chosen = _chosen(artifact, Path(text))
+    with temporary_folder() as text:
+        chosen = _chosen(artifact, text)
         replace(whole, folder=chosen).write_manifest()
         push_changed(transport, chosen, remote, timeout_s=left_s())
     link = ["ln", "-f", engine_path, posixpath.join(remote, name)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import posixpath
 import shlex
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +14,7 @@ import numpy as np
 from edge.artifact import Artifact, load_constants
 from edge.bench import mask_reasons
 from edge.errors import DeviceError
+from edge.files import temporary_folder
 from edge.latency import LatencySettings, spread_reasons
 from edge.session import Array, Feeds, InferencePrecision, Session, check_feeds
 from edge.spec import TensorSpec
@@ -111,9 +111,9 @@ class PythonSession(Session):
             dump = posixpath.join(folder, "out")
             run = self._finish(self._argv(inputs, dump=dump), left_s())
             found: dict[tuple[int, str], Array] = {}
-            with tempfile.TemporaryDirectory(prefix="edgepose-") as text:
+            with temporary_folder() as text:
                 for output in run.outputs:
-                    local = Path(text) / (output.file or "none")
+                    local = text / (output.file or "none")
                     if output.file:
                         remote = posixpath.join(dump, output.file)
                         self._transport.pull(remote, local, timeout_s=left_s())
@@ -176,12 +176,12 @@ class PythonSession(Session):
         """Paths of the images on the device, and a folder for what the runner leaves."""
         arrays = [check_feeds(self.spec, feeds) for feeds in images]
         with (
-            tempfile.TemporaryDirectory(prefix="edgepose-") as text,
+            temporary_folder() as text,
             scratch_folder(self._transport) as folder,
         ):
             inputs = []
             for number, array in enumerate(arrays):
-                local = Path(text) / f"input{number}.npy"
+                local = text / f"input{number}.npy"
                 np.save(local, array)
                 inputs.append(posixpath.join(folder, local.name))
                 self._transport.push(local, inputs[-1], timeout_s=self._timeout_s)

@@ -12,14 +12,13 @@ import json
 import posixpath
 import re
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from edge.artifact import sha256_of
 from edge.errors import DeviceError
+from edge.files import sha256_of, temporary_folder
 from edge.spec import Format
 from targets.python_wheels import (
     DevicePython,
@@ -192,8 +191,8 @@ class _Setup:
         """Make the environment with all of a lock; whatever was in its folder goes."""
         transport, device = self._transport, self._device
         names = [line.rstrip(" \\") for line in lock.splitlines() if not line.startswith(" ")]
-        with tempfile.TemporaryDirectory(prefix="edgepose-") as text:
-            lock_path = Path(text) / "requirements.lock"
+        with temporary_folder() as text:
+            lock_path = text / "requirements.lock"
             lock_path.write_text(lock, encoding="utf-8")
             wheels = []
             if wheelhouse is not None:
@@ -247,8 +246,8 @@ class _Setup:
         check(done, f"removing {path} on {self._transport.name}")
 
     def _write_mark(self, name: str, text: str) -> None:
-        with tempfile.TemporaryDirectory(prefix="edgepose-") as folder:
-            path = Path(folder) / "mark"
+        with temporary_folder() as folder:
+            path = folder / "mark"
             path.write_text(f"{text}\n", encoding="utf-8")
             self._transport.push(path, self._path(f"{name}.mark"), timeout_s=_SHORT_S)
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from edge.cache import cache_folder
 from edge.errors import DeviceError, SpecError
+from edge.files import cache_folder, private_folder
 from edge.spec import Format
 from targets import CHECKOUT, ROOM
 from targets.programs import check_program, run_program
@@ -130,11 +129,10 @@ def edge_wheel(say: Say) -> Path:
     folder = cache_folder() / "wheels" / digest.hexdigest()[:16]
     if not folder.is_dir():
         say("building the wheel of edge")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as text:
-            part = Path(text) / "wheel"
+        with private_folder(folder.parent, "building") as work:
+            part = work / "wheel"
             argv = [*_pip("wheel"), "--no-deps", "--no-build-isolation", "-w", str(part)]
-            done = run_program([*argv, str(CHECKOUT)], timeout_s=300.0, cwd=Path(text))
+            done = run_program([*argv, str(CHECKOUT)], timeout_s=300.0, cwd=work)
             check_program(done, "`make setup` installs what builds it")
             try:
                 part.rename(folder)
@@ -157,8 +155,8 @@ def collect_wheels(
     for platform in device.wheel_platforms():
         argv += ["--platform", platform]
     argv += ["--find-links", str(folder.resolve()), "-r", str(lock)]
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as text:
-        held, fetched = Path(text) / "held", Path(text) / "fetched"
+    with private_folder(folder, "fetching") as work:
+        held, fetched = work / "held", work / "fetched"
         done = run_program([*argv, "--no-index", "-d", str(held)], timeout_s=600.0)
         if done.returncode == 0:
             return [folder / path.name for path in sorted(held.glob("*.whl"))]

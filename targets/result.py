@@ -23,8 +23,8 @@ from typing import Any, get_args
 
 from edge import latency
 from edge.errors import SpecError
+from edge.files import write_bytes
 from edge.latency import Mode
-from edge.picture import write_bytes
 from targets.result_json import plain_values, read_record
 
 __all__ = [

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
 import sys
@@ -20,8 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
-from edge.cache import cache_folder
 from edge.errors import ToolError
+from edge.files import cache_folder, private_folder
 from targets import ROOM
 from targets.ncnn_source import NCNN_SHA256, NCNN_VERSION, ncnn_archive, unpack_ncnn
 from targets.programs import check_program, run_program
@@ -205,10 +204,8 @@ def _check_kernels(library: Path, toolchain: Toolchain) -> None:
 def _link(toolchain: Toolchain, library: Path, final: Path, key: str, say: Say) -> None:
     """Compile and link the runner; it gets its name when it was checked."""
     say(f"building the runner for {toolchain.arch}")
-    work = final.with_name(f".{final.name}.{os.getpid()}.part")
-    try:
+    with private_folder(final.parent, final.name) as work:
         _, cxx = toolchain.compilers(work / "compilers")
-        work.mkdir(exist_ok=True)
         program = work / "edgepose-runner"
         argv = [cxx, *_LINK_FLAGS, f'-DEDGEPOSE_BUILD="{key}"', "-isystem"]
         argv += [str(library / "include" / "ncnn")]
@@ -223,8 +220,6 @@ def _link(toolchain: Toolchain, library: Path, final: Path, key: str, say: Say) 
                 f"{missing}, loads with {info.interpreter}, holds ncnn {info.build['ncnn']}"
             )
         program.replace(final)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def main(arches: Sequence[str]) -> int:

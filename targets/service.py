@@ -8,11 +8,10 @@ what is done about the service is shell text for `targets.deployed.Deployments.s
 from __future__ import annotations
 
 import shlex
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from edge.errors import DeviceError
+from edge.files import temporary_folder
 from targets.transport import Done, Transport
 
 __all__ = [
@@ -100,8 +99,8 @@ def serve_argv(
 
 def write_serve(transport: Transport, path: str, argv: Sequence[str]) -> None:
     """Write the program of a version that starts its service."""
-    with tempfile.TemporaryDirectory(prefix="edgepose-") as text:
-        local = Path(text) / "serve"
+    with temporary_folder() as text:
+        local = text / "serve"
         local.write_text(f"#!/bin/sh\nexec {shlex.join(argv)}\n", encoding="utf-8")
         transport.push(local, path, executable=True, timeout_s=_CALL_S)
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import DeviceError
+from edge.files import replacing
 from targets.ssh_login import Login, connect, read_login
 from targets.transport import Done, Progress, check_remote, countdown, shell_line, shortened
 
@@ -178,13 +179,11 @@ class SshTransport:
         on_progress: Progress | None = None,
     ) -> None:
         """Write a file of the device through a temporary name beside its new one."""
-        part = local.with_name(f".{local.name}.part")
-        try:
-            local.parent.mkdir(parents=True, exist_ok=True)
-            writer = part.open("wb")
-        except OSError as error:
-            raise DeviceError(f"{self.name}: cannot write {local} here: {error.strerror}") from None
-        try:
+        with ExitStack() as stack:
+            with _here(self.name, local):
+                local.parent.mkdir(parents=True, exist_ok=True)
+                part = stack.enter_context(replacing(local))
+                writer = part.open("wb")
             what = f"pulling {remote}"
             with writer, self._transfer(what, timeout_s) as sftp:
                 done = 0
@@ -201,10 +200,7 @@ class SshTransport:
                 if on_progress and not done:
                     on_progress(0, 0)
             with _here(self.name, local):
-                part.replace(local)
-        finally:
-            with suppress(OSError):
-                part.unlink()
+                stack.close()
 
     def close(self) -> None:
         """End the connection."""

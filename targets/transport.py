@@ -13,7 +13,6 @@ What holds for every transport:
 
 from __future__ import annotations
 
-import hashlib
 import posixpath
 import re
 import secrets
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edge.errors import DeviceError
+from edge.files import sha256_of
 
 __all__ = [
     "Done",
@@ -221,7 +221,7 @@ def push_changed(
         below = sorted(path for path in local.rglob("*") if path.is_file())
         files = {posixpath.join(remote, path.relative_to(local).as_posix()): path for path in below}
     try:
-        hashes = {path: _sha256(source) for path, source in files.items()}
+        hashes = {path: sha256_of(source) for path, source in files.items()}
         sizes = {path: source.stat().st_size for path, source in files.items()}
     except OSError as error:
         raise DeviceError(f"{transport.name}: cannot push {local}: {error.strerror}") from None
@@ -276,11 +276,6 @@ def scratch_folder(transport: Transport) -> Iterator[str]:
     finally:
         with suppress(DeviceError):
             transport.run(["rm", "-rf", folder], timeout_s=20.0)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _shifted(on_progress: Progress | None, before: int, total: int) -> Progress | None:

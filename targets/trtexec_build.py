@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edge.artifact import Artifact, sha256_of
+from edge.artifact import Artifact
 from edge.engines.trtexec import (
     BuildKit,
     dialect_of,
@@ -29,6 +29,7 @@ from edge.engines.trtexec import (
 )
 from edge.engines.trtexec_output import trtexec_failure
 from edge.errors import DeviceError, EngineError, SpecError
+from edge.files import sha256_of
 from targets.device_state import read_device
 from targets.readings import DeviceInfo
 from targets.transport import Done, Transport, check, scratch_folder

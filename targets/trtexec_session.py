@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import posixpath
 import re
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from edge.artifact import Artifact, load_constants
 from edge.engines.trtexec import BuildKit, Timing, trtexec_run_argv, trtexec_time_argv
 from edge.engines.trtexec_output import read_export_output, read_export_times, trtexec_warnings
 from edge.errors import DeviceError, EngineError, FeedError
+from edge.files import temporary_folder
 from edge.latency import LatencySettings
 from edge.session import Array, Feeds, Session, check_feeds
 from targets.device_session import TimedRun
@@ -271,10 +271,10 @@ class TrtexecSession(Session):
     def _fed(self, array: Array) -> Iterator[tuple[str, str, Path]]:
         """An input file on the device, a folder there and one here for what trtexec leaves."""
         with (
-            tempfile.TemporaryDirectory(prefix="edgepose-") as text,
+            temporary_folder() as text,
             scratch_folder(self._transport) as folder,
         ):
-            local = Path(text)
+            local = text
             (local / "input.bin").write_bytes(array.astype("<f4", copy=False).tobytes())
             image = posixpath.join(folder, "input.bin")
             self._transport.push(local / "input.bin", image, timeout_s=_FILES_S)

@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from edge.cache import cache_folder
 from edge.cli import main
 from edge.errors import ToolError
+from edge.files import cache_folder
 from targets import runner_build
 from targets.result import RunResult, read_runs
 from targets.ssh import SshTransport

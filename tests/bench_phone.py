@@ -23,9 +23,9 @@ from typing import Any
 
 import pytest
 
-from edge.cache import cache_folder
 from edge.cli import main
 from edge.errors import ToolError
+from edge.files import cache_folder
 from targets.result import RunResult, read_runs
 from targets.runner_build import find_runner
 from tests import adb_userland

@@ -1,18 +1,14 @@
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from converters.chain import Row, Step, run_steps, staged_folder
+from converters.chain import Row, Step, run_steps
 from converters.tools import run_tool, version_of
 from edge.errors import ModelFileError, StepError, ToolError
-from tests.conftest import ROOT
 
 
 def ignore(row: Row) -> None:
@@ -44,65 +40,6 @@ def test_an_error_names_the_step_and_those_before_it() -> None:
     blocked = Step("write", fail, requires=lambda: "no disk")
     with pytest.raises(StepError, match="cannot start: no disk"):
         run_steps("model", [blocked], ignore)
-
-
-def test_a_folder_appears_whole(tmp_path: Path) -> None:
-    final = tmp_path / "deep" / "final"
-    with staged_folder(final) as private:
-        (private / "a").write_text("1")
-        assert not final.exists()
-    assert [p.name for p in final.parent.iterdir()] == ["final"]
-    with staged_folder(final) as private:
-        (private / "b").write_text("2")
-        assert (final / "a").exists()
-    assert [p.name for p in final.iterdir()] == ["b"]
-    assert [p.name for p in final.parent.iterdir()] == ["final"]
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, ModelFileError])
-def test_a_failure_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
-    final = tmp_path / "final"
-    final.mkdir()
-    (final / "old").write_text("1")
-
-    def half() -> None:
-        with staged_folder(final) as private:
-            (private / "new").write_text("2")
-            raise error
-
-    with pytest.raises(error):
-        half()
-    assert [p.name for p in tmp_path.iterdir()] == ["final"]
-    assert [p.name for p in final.iterdir()] == ["old"]
-
-
-def test_what_a_killed_process_left_is_swept_up(tmp_path: Path) -> None:
-    code = (
-        "import sys, time; from pathlib import Path; from converters.chain import staged_folder\n"
-        "with staged_folder(Path(sys.argv[1])) as private:\n"
-        "    (private / 'half').write_text('x'); print('ready', flush=True); time.sleep(60)\n"
-    )
-    final = tmp_path / "final"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(final)], cwd=ROOT, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    (left,) = tmp_path.iterdir()
-    assert left.name == f".final.{process.pid}.part"
-    with staged_folder(final) as private:
-        (private / "whole").write_text("x")
-    assert [p.name for p in tmp_path.iterdir()] == ["final"]
-
-
-def test_another_live_process_keeps_its_folder(tmp_path: Path) -> None:
-    other = tmp_path / f".final.{os.getppid()}.part"
-    other.mkdir()
-    with staged_folder(tmp_path / "final"):
-        pass
-    assert other.is_dir()
 
 
 def test_a_tool_that_fails_shows_how(tmp_path: Path) -> None:

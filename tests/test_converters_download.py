@@ -23,7 +23,6 @@ import pytest
 
 from converters.download import DownloadError, fetch
 from converters.progress import ProgressLine
-from edge.cache import cache_folder
 from tests.conftest import ROOT, heed_interrupts
 
 DATA = np.random.default_rng(1).bytes(300_000)
@@ -465,23 +464,6 @@ def test_encryption_is_not_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(DownloadError, match="not encrypted"):
         fetch("https://models.invalid/model.pth", tmp_path)
     assert left(tmp_path) == {}
-
-
-def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("EDGEPOSE_CACHE", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache/edgepose"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert cache_folder() == tmp_path / ".cache/edgepose"
-    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert cache_folder() == Path("/xdg/edgepose")
-    monkeypatch.setenv("EDGEPOSE_CACHE", "~/models")
-    assert cache_folder() == tmp_path / "models"
-    # Programs that run elsewhere find what lies there.
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EDGEPOSE_CACHE", "near")
-    assert cache_folder() == tmp_path / "near"
 
 
 class Terminal(io.StringIO):

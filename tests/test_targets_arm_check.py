@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from edge.artifact import Artifact
-from edge.cache import cache_folder
 from edge.errors import ToolError
+from edge.files import cache_folder
 from edge.spec import TensorSpec, Variant
 from targets import arm_check
 from targets.arm_check import (

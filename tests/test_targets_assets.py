@@ -260,12 +260,16 @@ def test_the_old_folder_comes_back_where_the_new_one_cannot_take_its_place(
     before = all_files(out)
     rename = Path.rename
 
-    def refuse_parts(self: Path, target: Path) -> Path:
-        if self.name.endswith(".part"):
-            raise OSError(28, "No space left on device")
+    def refuse_new(self: Path, target: Path) -> Path:
+        if target == out:
+            asked.append(self)
+            if len(asked) == 1:
+                raise OSError(28, "No space left on device")
         return rename(self, target)
 
-    monkeypatch.setattr(Path, "rename", refuse_parts)
+    asked: list[Path] = []
+    monkeypatch.setattr("edge.files._exchange", lambda *_: False)
+    monkeypatch.setattr(Path, "rename", refuse_new)
     with pytest.raises(OSError, match="No space left"):
         write_assets(pair, out)
     assert all_files(out) == before

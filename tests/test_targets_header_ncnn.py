@@ -12,9 +12,9 @@ import pytest
 
 from calibration.synthetic import scene
 from edge.artifact import load_artifact
-from edge.cache import cache_folder
 from edge.cli import main
 from edge.detector import Detector
+from edge.files import cache_folder
 from edge.pipeline import Pipeline, Pose
 from edge.pose import PoseEstimator
 from edge.session import EngineSettings, open_session

@@ -22,6 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from converters.architectures.cspnext import ConvModule
 from edge.errors import EdgeError
+from edge.files import replacing
 
 Images = NDArray[np.float32]
 
@@ -81,12 +82,11 @@ def export_onnx(
         ExportError: an output differs from torch's by more than `tolerance`; nothing is left.
     """
     reference = copy.deepcopy(model).eval().to("cpu", torch.float32)
-    partial = out_path.with_name(out_path.name + ".partial")
     dynamic_axes = {name: {0: "batch"} for name in (INPUT_NAME, *output_names)}
     rng = np.random.default_rng(0)
     images = rng.standard_normal((2, 3, *input_hw), dtype=np.float32)
     wanted = _answers(reference, images)
-    try:
+    with replacing(out_path) as partial:
         with torch.no_grad(), warnings.catch_warnings():
             # The TorchScript exporter announces its successor. It stays because its graph is the
             # plain one that ncnn, OpenVINO and TensorRT convert without shape arithmetic, and
@@ -106,9 +106,6 @@ def export_onnx(
             )
         _complete(partial, wanted, constants or {}, metadata or {})
         _compare(partial, images, dict(zip(output_names, wanted, strict=True)), tolerance)
-        partial.replace(out_path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _answers(model: nn.Module, images: Images) -> list[NDArray[np.float32]]:
@@ -188,6 +185,5 @@ def store_fp16_weights(onnx_path_in: Path, onnx_path_out: Path, min_elements: in
     del graph.node[:]
     graph.node.extend(nodes)
     onnx.checker.check_model(model, full_check=True)
-    partial = onnx_path_out.with_name(onnx_path_out.name + ".partial")
-    onnx.save(model, partial)
-    partial.replace(onnx_path_out)
+    with replacing(onnx_path_out) as private:
+        onnx.save(model, private)

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
+from edge.files import replacing
+
 RESUME_FILE = "last.pth"
 EMA_FILE = "ema.pth"
 
@@ -297,9 +299,8 @@ def _step(
 
 def _save(content: dict[str, Any], path: Path) -> None:
     """Write beside the file, then rename: a reader never sees half a checkpoint."""
-    partial = path.with_name(path.name + ".partial")
-    torch.save(content, partial)
-    partial.replace(path)
+    with replacing(path) as private:
+        torch.save(content, private)
 
 
 _MAY_DIFFER = {

@@ -76,7 +76,7 @@ def compare(arguments: argparse.Namespace) -> int:
     from edge.cli.host import need_checkout
 
     need_checkout("compare")
-    from edge.picture import write_bytes
+    from edge.files import write_bytes
     from targets.variant_report import markdown_table, plot_svg, rows_json, text_table
 
     if arguments.threads < 1 or arguments.seconds <= 0:

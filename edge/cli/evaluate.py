@@ -119,7 +119,7 @@ def _load(arguments: argparse.Namespace, session: Session) -> DataSet:
 
 def _scores(arguments: argparse.Namespace, session: Session, data: DataSet) -> Scores:
     from calibration.accuracy import predict, score
-    from edge.picture import write_bytes
+    from edge.files import write_bytes
 
     about = {
         "model": session.spec.name,

@@ -124,7 +124,8 @@ def synthetic(arguments: argparse.Namespace) -> int:
     """Render a data set with COCO annotations."""
     need_checkout("synthetic")
     from calibration.synthetic import coco_annotations, crop_scene, scene
-    from edge.picture import write_bytes, write_image
+    from edge.files import write_bytes
+    from edge.picture import write_image
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     make = crop_scene if arguments.crops else scene

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.artifact import sha256_of
 from edge.errors import SpecError
+from edge.files import sha256_of
 from edge.session import Feeds, Session
 from edge.spec import Format, ModelSpec, Variant
 

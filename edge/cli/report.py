@@ -112,7 +112,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _write(path: Path, text: str) -> None:
-    from edge.picture import write_bytes
+    from edge.files import write_bytes
 
     # Names come from devices: a lone surrogate must not lose the report.
     write_bytes(path, text.encode("utf-8", "backslashreplace"))

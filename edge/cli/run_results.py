@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
 import numpy as np
 
+from edge.files import replacing
 from edge.pipeline import Pose
 
 __all__ = ["JsonFile", "Progress", "coco_result", "interruptible", "people_json"]
@@ -27,8 +27,9 @@ class JsonFile:
         self.path = path
         self._tail = tail
         self._separator = "\n"
-        self._private = path.with_name(f".{path.name}.{os.getpid()}.part")
-        self._file = self._private.open("w", encoding="utf-8")
+        self._place = ExitStack()
+        private = self._place.enter_context(replacing(path))
+        self._file = private.open("w", encoding="utf-8")
         self._file.write(head)
 
     def add(self, item: dict[str, Any]) -> None:
@@ -46,14 +47,12 @@ class JsonFile:
         trace: TracebackType | None,
         /,
     ) -> None:
-        try:
+        with self._place:
             if kind is None:
                 self._file.write(self._tail)
             self._file.close()
-            if kind is None:
-                self._private.replace(self.path)
-        finally:
-            self._private.unlink(missing_ok=True)
+            if kind is not None:
+                self._place.__exit__(kind, value, trace)  # without a name
 
 
 def people_json(poses: Sequence[Pose], names: Sequence[str]) -> list[dict[str, Any]]:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.artifact import sha256_of
 from edge.cli.quantisation import (
     accuracy_check,
     add_quantisation,
@@ -16,6 +15,7 @@ from edge.cli.quantisation import (
     default_report,
 )
 from edge.errors import SpecError
+from edge.files import private_folder, sha256_of
 from edge.session import EngineSettings, Session
 from edge.spec import Variant
 
@@ -79,7 +79,6 @@ def sensitivity(arguments: argparse.Namespace) -> int:
 
     need_checkout("sensitivity")
     from calibration.sensitivity import propose, rank_parts
-    from converters.chain import private_folder
     from converters.conversion import Asked, ModelInWork
     from converters.convert import CONVERTERS, check_tools
     from converters.job import FeedSource
@@ -171,7 +170,6 @@ class _Search:
         self.quiet = arguments.json
 
     def _open(self, floats: frozenset[str]) -> Session:
-        from converters.chain import private_folder
         from converters.conversion import open_quantised
 
         order = {name: place for place, name in enumerate(self.parts)}
@@ -214,7 +212,7 @@ class _Search:
     def keep(self, **more: Any) -> dict[str, Any]:
         """Write what was measured so far."""
         from calibration.sensitivity import known_to_json
-        from edge.picture import write_bytes
+        from edge.files import write_bytes
 
         report = {
             **self.about,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib
 import subprocess
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,7 @@ from edge.engines.trtexec import (
 )
 from edge.engines.trtexec_output import read_export_output, trtexec_failure
 from edge.errors import ArtifactError, EngineError, EngineMissingError, FeedError
+from edge.files import temporary_folder
 from edge.session import Array, EngineSettings, Feeds, Session, check_feeds, refuse_bf16
 from edge.spec import ModelSpec
 
@@ -188,8 +187,8 @@ class TrtexecSession(Session):
         return _as_the_spec_says(self.spec, outputs, "trtexec") | self._constants
 
     def _run(self, array: Array) -> dict[str, Array]:
-        with tempfile.TemporaryDirectory(prefix="edgepose-") as folder:
-            image, answer = Path(folder) / "input.bin", Path(folder) / "output.json"
+        with temporary_folder() as folder:
+            image, answer = folder / "input.bin", folder / "output.json"
             array.tofile(image)
             argv = trtexec_run_argv(
                 self._version,
