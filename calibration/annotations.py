@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from edge.errors import ImageError, SpecError
 from edge.spec import ModelSpec
+from edge.texts import parse_json, read_text
 
 __all__ = ["Annotations", "image_files", "keypoint_truth", "person_truth", "read_annotations"]
 
@@ -33,12 +33,7 @@ class Annotations:
 
 def read_annotations(path: Path) -> Annotations:
     """Read a COCO annotation file; SpecError that says what is wrong with it."""
-    try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise SpecError(f"{path}: not JSON ({error})") from None
+    data = parse_json(read_text(path), str(path), large=True)
     if not isinstance(data, dict) or not {"images", "annotations"} <= set(data):
         raise SpecError(f"{path}: no COCO annotations, which have `images` and `annotations`")
     images, annotations = data["images"], data["annotations"]

@@ -27,6 +27,7 @@ from edge.digits import parse_digits
 from edge.errors import ImageError, SpecError
 from edge.picture import read_image
 from edge.spec import KEYPOINT_SETS, KeypointSet, ModelSpec
+from edge.texts import parse_json, read_text
 
 __all__ = [
     "TEST_SEED",
@@ -319,12 +320,8 @@ def detected_boxes(path: Path, data: DataSet, least_score: float = 0.0) -> dict[
     without an area; ``least_score`` is what a score must exceed (0: mmpose has no threshold).
     Raises SpecError for a file of another kind and for one without a box of these pictures.
     """
-    try:
-        rows = json.loads(path.read_bytes())
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError:
-        raise SpecError(f"{path}: not JSON; detections are a COCO results file") from None
+    fix = "; detections are a COCO results file"
+    rows = parse_json(read_text(path), str(path), fix=fix, large=True)
     categories = {row["id"] for row in data.truth["categories"]}
     found: dict[int, list[tuple[Any, float, int, int]]] = {i: [] for i in data.annotations}
     try:
@@ -335,7 +332,7 @@ def detected_boxes(path: Path, data: DataSet, least_score: float = 0.0) -> dict[
                 continue
             if score > least_score:
                 found[row["image_id"]].append(((x, y, x + w, y + h), score, category, 0))
-    except (TypeError, KeyError, ValueError, AttributeError):
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
         raise SpecError(
             f"{path}: no list of detections with image_id, bbox (x, y, width, height) and score"
         ) from None

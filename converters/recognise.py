@@ -12,7 +12,6 @@ kit exported it. By structure, and not by names, three kinds are known:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, Literal
 from converters.onnx_file import Graph, image_input_shape, output_shapes
 from edge.errors import ModelFileError, SpecError
 from edge.spec import KEYPOINT_SETS, ModelSpec, TensorSpec
+from edge.texts import parse_json
 
 __all__ = ["SPEC_KEY", "DetectorHeads", "Recognised", "find_detector_heads", "recognise"]
 
@@ -105,10 +105,7 @@ def _own_spec(model: Any, path: Path, name: str) -> ModelSpec | None:
     text = next((entry.value for entry in model.metadata_props if entry.key == SPEC_KEY), None)
     if text is None:
         return None
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise SpecError(f"{path}: its metadata {SPEC_KEY} is no JSON ({error})") from None
+    data = parse_json(text, f"{path}: its metadata {SPEC_KEY}")
     if not isinstance(data, dict):
         raise SpecError(f"{path}: its metadata {SPEC_KEY} is no table of keys")
     return replace(ModelSpec.from_json(data, where=f"{path}: {SPEC_KEY}"), name=name)

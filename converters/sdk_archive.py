@@ -7,7 +7,6 @@ optional and is only asked what the keypoints are called.
 
 from __future__ import annotations
 
-import json
 import lzma
 import shutil
 import zipfile
@@ -23,6 +22,7 @@ from converters.sdk_pipeline import read_deployed
 from edge.errors import ModelFileError
 from edge.files import sha256_of, staged_folder
 from edge.spec import ModelSpec
+from edge.texts import decode_text, parse_json
 
 __all__ = ["SdkModel", "read_sdk"]
 
@@ -92,10 +92,9 @@ def _parse(path: Path, texts: dict[str, bytes]) -> tuple[Json, Json, Json | None
         )
     values = {}
     for file, text in texts.items():
-        try:
-            values[file] = Json(json.loads(text), f"{path}: {file}")
-        except (ValueError, RecursionError) as error:  # ValueError: no JSON, or no UTF-8
-            raise ModelFileError(f"{path}: {file}: broken JSON: {error}") from None
+        where = f"{path}: {file}"
+        data = parse_json(decode_text(text, where, ModelFileError), where, ModelFileError)
+        values[file] = Json(data, where)
     return values["deploy.json"], values["pipeline.json"], values.get("detail.json")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from edge.errors import SpecError
 from edge.files import cache_folder, replacing
 from edge.spec import ModelSpec, TensorSpec
+from edge.texts import parse_json
 
 __all__ = ["sized_copy"]
 
@@ -44,8 +45,8 @@ def sized_copy(path: Path, input_hw: tuple[int, int]) -> Path:
     if entry is None or not _is_size_free(model):
         return path
     try:
-        spec = _resized(ModelSpec.from_json(json.loads(entry.value)), input_hw)
-    except (SpecError, ValueError):
+        spec = _resized(ModelSpec.from_json(parse_json(entry.value, str(path))), input_hw)
+    except SpecError:
         return path  # the reader says what is wrong with it
     if spec is None:
         return path

@@ -8,7 +8,6 @@ import importlib.util
 import json
 import os
 import sys
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from converters.zoo_entry import NAME, ZooEntry, parse_zoo
 from edge.errors import EngineMissingError, ModelFileError, SpecError
 from edge.files import cache_folder, sha256_of, staged_folder
 from edge.spec import ModelSpec
+from edge.texts import parse_json, parse_toml, read_text
 
 __all__ = [
     "find_entry",
@@ -246,14 +246,9 @@ def _unknown(text: str, entries: Entries) -> SpecError:
 
 def read_spec_file(path: Path) -> ModelSpec:
     """A ModelSpec from a TOML or JSON file; the keys are those of ``spec`` in artifact.json."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read ({error})") from None
-    try:
-        data = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
-        raise SpecError(f"{path}: neither valid TOML nor JSON ({error})") from None
+    text = read_text(path)
+    read = parse_toml if path.suffix.lower() == ".toml" else parse_json
+    data = read(text, str(path))
     if not isinstance(data, dict):
         raise SpecError(f"{path}: a spec is a table of keys")
     return ModelSpec.from_json(data, where=str(path))

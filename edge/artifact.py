@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,9 @@ import numpy.typing as npt
 
 from edge.errors import ArtifactError, SpecError
 from edge.files import sha256_of, write_bytes
+from edge.records import Rule, check, flag, list_of, mapping_of, number, one_of, record, text, whole
 from edge.spec import ModelSpec, Variant
+from edge.texts import json_text, read_json
 
 __all__ = [
     "MANIFEST",
@@ -26,6 +27,84 @@ __all__ = [
 
 MANIFEST = "artifact.json"
 SCHEMA = 1
+_AGAIN = "; convert it again"
+
+_NULL = Rule("null", lambda value: value is None)
+_ANY = Rule("any value", lambda _: True)
+_TABLE = mapping_of(_ANY, "a table")
+_SOME = one_of(number(), _NULL)
+# Of any signs: paths of files are among them.
+_TEXT = Rule("a text", lambda value: isinstance(value, str))
+_TEXTS = list_of(_TEXT, "a list of texts")
+_PARITY = {
+    "passed": flag(),
+    "summary": _TEXT,
+    "reference": _TEXT,
+    "engine": _TEXT,
+    "inference_precision": _TEXT,
+    "machine": _TEXT,
+    "images": _TEXT,
+    "image_count": whole(),
+    "limits": mapping_of(number(), "a table of numbers"),
+    "tensors": list_of(
+        record(
+            {"name": _TEXT, "max_abs": _SOME, "mean_abs": _SOME, "cosine_min": _SOME},
+            ("name", "max_abs", "mean_abs", "cosine_min"),
+        ),
+        "a list of tables",
+    ),
+    "decoded": mapping_of(_SOME, "a table of numbers"),
+    "fp16_peak": one_of(
+        record(
+            {"tensor": _TEXT, "max_abs": _SOME, "limit": number()}, ("tensor", "max_abs", "limit")
+        ),
+        _NULL,
+    ),
+    "failures": _TEXTS,
+}
+_ARM = {
+    "text": _TEXT,
+    "checked": flag(),
+    "safe": one_of(_TEXT, _NULL),
+    "cpu": _TEXT,
+    "runner": _TEXT,
+    "tried": mapping_of(
+        record(
+            {"images": whole(), "summary": _TEXT, "failures": _TEXTS},
+            ("images", "summary", "failures"),
+            other=True,
+        ),
+        "a table of tries",
+    ),
+}
+_FILE = record({"name": text(most=255), "sha256": text(least=64, most=64)}, ("name", "sha256"))
+MANIFEST_KEYS: dict[str, Rule] = {
+    "schema": whole(1),
+    "model": _TEXT,
+    "variant": _TEXT,
+    "failed": flag(),
+    "key": _TEXT,
+    "files": mapping_of(_FILE, "a table of files"),
+    "spec": _TABLE,
+    "source": record(
+        {"file": _TEXT, "path": _TEXT, "sha256": _TEXT, "images": _TEXT, "spec": _TABLE}, other=True
+    ),
+    "tools": mapping_of(_TEXT, "a table of texts"),
+    "parity": record(_PARITY, other=True),
+    "quantisation": record(
+        {
+            "calibration": record({"text": _TEXT, "sha256": _TEXT}, other=True),
+            "float_parts": _TEXTS,
+            "parts": whole(),
+        },
+        other=True,
+    ),
+    "accuracy": record({"passed": flag(), "summary": _TEXT, "data": _TEXT}, other=True),
+    "arm": record(_ARM, other=True),
+}
+"""What each key of ``artifact.json`` may be; those of the spec are in `edge.spec_keys`."""
+
+_REQUIRED = ("variant", "failed", "key", "files", "spec", "source", "tools", "parity")
 
 
 @dataclass(frozen=True)
@@ -88,8 +167,7 @@ class Artifact:
 
     def write_manifest(self) -> None:
         """Write ``artifact.json``, or put it in the place of the one that is there."""
-        text = json.dumps(self.to_json(), indent=2) + "\n"
-        write_bytes(self.folder / MANIFEST, text.encode())
+        write_bytes(self.folder / MANIFEST, (json_text(self.to_json(), 2) + "\n").encode())
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -101,10 +179,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{folder}: no {MANIFEST} here; an artifact is what `edge convert` left"
         )
-    try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ArtifactError(f"{path}: not readable as JSON ({error}); convert it again") from None
+    data: dict[str, Any] = read_json(path, ArtifactError, _AGAIN)
     schema = data.get("schema") if isinstance(data, dict) else None
     if not isinstance(schema, int) or isinstance(schema, bool):
         raise ArtifactError(f"{path}: no artifact manifest (its key 'schema' is missing)")
@@ -124,36 +199,32 @@ def load_artifact(folder: str | Path, *, allow_failed: bool = False) -> Artifact
     """
     folder = Path(folder)
     data = read_manifest(folder)
+    where = str(folder / MANIFEST)
+    check(record(MANIFEST_KEYS, _REQUIRED, other=True), data, where=where, error=ArtifactError)
     try:
-        files = {role: str(entry["name"]) for role, entry in data["files"].items()}
-        sha256 = {str(entry["name"]): str(entry["sha256"]) for entry in data["files"].values()}
         artifact = Artifact(
             folder=folder,
             variant=Variant.parse(data["variant"]),
-            spec=ModelSpec.from_json(data["spec"], where=str(folder / MANIFEST)),
-            files=files,
-            sha256=sha256,
-            key=str(data["key"]),
-            source=dict(data["source"]),
-            tools=dict(data["tools"]),
-            parity=dict(data["parity"]),
-            quantisation=dict(data.get("quantisation", {})),
-            accuracy=dict(data.get("accuracy", {})),
-            arm=dict(data.get("arm", {})),
-            failed=bool(data["failed"]),
+            spec=ModelSpec.from_json(data["spec"], where=where),
+            files={role: entry["name"] for role, entry in data["files"].items()},
+            sha256={entry["name"]: entry["sha256"] for entry in data["files"].values()},
+            key=data["key"],
+            source=data["source"],
+            tools=data["tools"],
+            parity=data["parity"],
+            quantisation=data.get("quantisation", {}),
+            accuracy=data.get("accuracy", {}),
+            arm=data.get("arm", {}),
+            failed=data["failed"],
         )
     except SpecError as error:
         raise ArtifactError(str(error)) from None
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ArtifactError(
-            f"{folder / MANIFEST}: incomplete manifest ({error!r}); convert it again"
-        ) from None
     if artifact.failed and not allow_failed:
         raise ArtifactError(
             f"{folder}: this artifact failed its checks and was kept for study only; "
             "say --allow-failed to use it all the same"
         )
-    for name, want in sha256.items():
+    for name, want in artifact.sha256.items():
         if Path(name).name != name:
             raise ArtifactError(f"{folder}: file name {name!r} points out of the folder")
         path = folder / name

@@ -15,8 +15,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from edge.errors import EdgeError
 from edge.files import cache_folder, write_bytes
 from edge.spec import Format
+from edge.texts import read_json
 
 __all__ = ["installed", "machine", "read_record", "record_path", "write_record"]
 
@@ -83,16 +85,12 @@ def record_path(folder: Path | None, model: str, identity: Mapping[str, Any]) ->
 
 def read_record(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """A record's content, None where there is none; ValueError where it is damaged."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
+    if not path.is_file():
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"not readable: {error}") from None
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"no JSON: {error}") from None
+        data = read_json(path)
+    except EdgeError as error:
+        raise ValueError(str(error)) from None
     if not isinstance(data, dict) or data.get("depends_on") != identity:
         raise ValueError("it is of something else than its name says")
     return data

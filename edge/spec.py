@@ -6,7 +6,6 @@ ONNX files that the kit cannot recognise, as a JSON or TOML file with the same k
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -14,6 +13,17 @@ from typing import Any, Literal, NoReturn, get_args
 
 from edge.errors import SpecError
 from edge.keypoints import KEYPOINT_SETS, KeypointSet, find_keypoint_set, read_keypoint_set
+from edge.records import check, record, shown
+from edge.spec_keys import (
+    REQUIRED_KEYS,
+    SPEC_KEYS,
+    Codec,
+    ColorOrder,
+    HeatmapRefinement,
+    Letterbox,
+    Task,
+    fraction_hint,
+)
 
 __all__ = [
     "FORMATS",
@@ -37,12 +47,6 @@ __all__ = [
 Format = Literal["onnx", "ncnn", "openvino", "tflite", "tensorrt"]
 # dynamic-range: int8 weights alone; w8a16: int16 activations; mixed: int8 with named float parts.
 Precision = Literal["fp32", "fp16", "dynamic-range", "int8", "mixed", "w8a16"]
-# image -> boxes; the crop of a box -> keypoints; image -> boxes with keypoints.
-Task = Literal["detection", "pose", "one-stage"]
-Codec = Literal["simcc", "heatmap", "rtmdet", "yolox", "rtmo", "detections"]
-ColorOrder = Literal["rgb", "bgr"]
-Letterbox = Literal["top-left", "center"]
-HeatmapRefinement = Literal["none", "shift", "dark", "dark-udp", "megvii"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -99,6 +103,7 @@ class ModelSpec:
 
     - pose: ``box_padding`` widens the boxes; ``udp`` crops by the unbiased scale (W - 1) / box
       width, which a heatmap's cells then follow too.
+    - detection: ``class_names`` are those of its labels, in order; none where nobody knows them.
     - detection and one-stage: ``letterbox`` places the whole image, ``pad_value`` fills the rest;
       ``score_threshold`` and the other figures of the non-maximum suppression are those of the
       model's ``test_cfg``. ``strides`` of the levels are in the order of the outputs.
@@ -125,6 +130,7 @@ class ModelSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     keypoint_set: str | None = None
+    class_names: tuple[str, ...] = ()
     pad_value: int = 114
     letterbox: Letterbox = "top-left"
     box_padding: float = 1.25
@@ -160,6 +166,16 @@ class ModelSpec:
             raise SpecError(f"{self.name} is a {self.task} model and has no keypoints")
         return self.own_keypoints or find_keypoint_set(self.keypoint_set)
 
+    @property
+    def class_count(self) -> int | None:
+        """How many classes a detector tells apart; None where its outputs do not say."""
+        if self.codec == "rtmdet":
+            return self.outputs[0].shape[1]
+        if self.codec == "yolox" and len(self.outputs) == 1:
+            size = self.outputs[0].shape[-1]
+            return None if size is None else size - 5
+        return self.outputs[0].shape[1] if self.codec == "yolox" else None
+
     def to_json(self) -> dict[str, Any]:
         """The spec as plain JSON values; ``from_json`` reads it back."""
         used = _TASK_FIELDS[self.task] | _CODEC_FIELDS[self.codec]
@@ -173,33 +189,22 @@ class ModelSpec:
     @classmethod
     def from_json(cls, data: Mapping[str, Any], where: str = "spec") -> ModelSpec:
         """Read a spec; an unknown, missing or mistyped key is a SpecError that names it."""
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(data) - known)
-        if unknown:
-            raise SpecError(
-                f"{where}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}"
-            )
-        required = ["name", "task", "codec", "input", "outputs", "color_order", "mean", "std"]
-        missing = [key for key in required if key not in data]
-        if missing:
-            raise SpecError(f"{where}: missing key {missing[0]!r}")
-        values = dict(data)
+        check(record(SPEC_KEYS, REQUIRED_KEYS), data, where=where)
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+        }
+        values["input"] = _tensor(data["input"])
+        for key in ("outputs", "constants"):
+            if key in data:
+                values[key] = tuple(_tensor(tensor) for tensor in data[key])
+        for key in ("mean", "std"):
+            values[key] = tuple(float(value) for value in data[key])
         try:
-            values["input"] = _tensor(data["input"])
-            for key in ("outputs", "constants"):
-                if key in data:
-                    values[key] = tuple(_tensor(tensor) for tensor in data[key])
-            for key in ("mean", "std"):
-                values[key] = tuple(float(value) for value in data[key])
             own = data.get("own_keypoints")
             if own is not None:
                 values["own_keypoints"] = read_keypoint_set(str(data.get("keypoint_set")), own)
-            if "strides" in data:
-                values["strides"] = tuple(int(value) for value in data["strides"])
             return cls(**values)
         except SpecError as error:
-            raise SpecError(f"{where}: {error}") from None
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise SpecError(f"{where}: {error}") from None
 
 
@@ -208,7 +213,7 @@ _IMAGE_FIELDS = {
     *("nms_iou", "nms_candidates_per_level", "max_boxes"),
 }
 _TASK_FIELDS: dict[Task, set[str]] = {
-    "detection": _IMAGE_FIELDS,
+    "detection": _IMAGE_FIELDS | {"class_names"},
     "pose": {"keypoint_set", "box_padding", "udp"},
     "one-stage": _IMAGE_FIELDS | {"keypoint_set"},
 }
@@ -241,16 +246,23 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _tensor(data: Any) -> TensorSpec:
-    if not isinstance(data, Mapping) or not {"name", "shape"} <= set(data) <= {
-        "name",
-        "shape",
-        "dtype",
-    }:
-        raise SpecError(f"a tensor is {{name, shape, dtype}}, not {data!r}")
-    # TOML has no null: -1 stands for a dimension that is decided at run time, as in ONNX tools.
-    shape = tuple(None if size in (None, -1) else int(size) for size in data["shape"])
-    return TensorSpec(str(data["name"]), shape, data.get("dtype", "float32"))
+def _tensor(data: Mapping[str, Any]) -> TensorSpec:
+    shape = tuple(None if size == -1 else size for size in data["shape"])
+    return TensorSpec(data["name"], shape, data.get("dtype", "float32"))
+
+
+def _check_types(spec: ModelSpec) -> None:
+    """What no file can get wrong: the types of arguments that hold others."""
+    for name, value in (("outputs", spec.outputs), ("constants", spec.constants)):
+        if not isinstance(value, tuple) or not all(isinstance(one, TensorSpec) for one in value):
+            raise SpecError(f"{name} must be a tuple of TensorSpec, got {shown(value)}")
+    if not isinstance(spec.own_keypoints, KeypointSet | None):
+        raise SpecError(f"own_keypoints must be a KeypointSet, got {shown(spec.own_keypoints)}")
+    if not isinstance(spec.input, TensorSpec):
+        raise SpecError(f"input must be a TensorSpec, got {shown(spec.input)}")
+    for tensor in (spec.input, *spec.outputs, *spec.constants):
+        if not isinstance(tensor.shape, tuple):
+            raise SpecError(f"the shape of a TensorSpec must be a tuple, got {shown(tensor.shape)}")
 
 
 Refuse = Callable[[str], NoReturn]
@@ -261,12 +273,10 @@ def _check(spec: ModelSpec) -> None:
     def refuse(text: str) -> NoReturn:
         raise SpecError(f"{spec.name}: {text}")
 
-    for value, allowed in (
-        *((spec.task, Task), (spec.codec, Codec), (spec.color_order, ColorOrder)),
-        *((spec.letterbox, Letterbox), (spec.heatmap_refinement, HeatmapRefinement)),
-    ):
-        if value not in get_args(allowed):
-            refuse(f"{value!r} is none of {', '.join(get_args(allowed))}")
+    _check_types(spec)
+    check(SPEC_KEYS["name"], spec.name, "name")
+    for key, rule in SPEC_KEYS.items():
+        check(rule, _plain(getattr(spec, key)), key, spec.name)
     if spec.task not in _CODEC_TASKS[spec.codec]:
         refuse(f"codec {spec.codec} belongs to a {' or '.join(_CODEC_TASKS[spec.codec])} model")
     if spec.own_keypoints is not None and spec.task == "detection":
@@ -274,24 +284,23 @@ def _check(spec: ModelSpec) -> None:
     if spec.constants and spec.codec != "rtmo":
         refuse(f"codec {spec.codec} knows no constants")
     tensors = (spec.input, *spec.outputs, *spec.constants)
-    for tensor in tensors:
-        if tensor.dtype not in ("float32", "int64"):
-            refuse(f"tensor {tensor.name}: dtype {tensor.dtype!r} is neither float32 nor int64")
-        if any(size is not None and size < 1 for size in tensor.shape):
-            refuse(f"tensor {tensor.name}: shape {tensor.shape} has a dimension below 1")
     for tensor in spec.constants:
         if tensor.dtype != "float32" or None in tensor.shape:
             refuse(f"constant {tensor.name} must be float32 of a fixed shape, not {tensor.shape}")
     if len(spec.input.shape) != 4 or spec.input.shape[1] != 3:
         refuse(f"input shape {spec.input.shape} is not that of an image, (N, 3, H, W)")
     names = [tensor.name for tensor in tensors]
-    if len(set(names)) != len(names) or not all(name and name.split() == [name] for name in names):
-        refuse(f"tensor names must differ and hold no blanks: {names}")
-    if len(spec.mean) != 3 or len(spec.std) != 3:
-        refuse("mean and std have three values each")
-    if not all(math.isfinite(value) for value in spec.mean + spec.std) or min(spec.std) <= 0:
-        refuse("mean must be finite and std positive")
+    if len(set(names)) != len(names):
+        refuse(f"tensor names must differ: {names}")
+    wrong = fraction_hint(spec.mean, spec.std)
+    if wrong:
+        refuse(wrong)
     _CODEC_CHECKS[spec.codec](spec, refuse)
+    if spec.class_names and spec.class_count and len(spec.class_names) != spec.class_count:
+        refuse(
+            f"'class_names' has {len(spec.class_names)} names, and the outputs are of "
+            f"{spec.class_count} classes"
+        )
 
 
 def _keypoint_count(spec: ModelSpec, refuse: Refuse) -> int:
@@ -340,15 +349,13 @@ def _check_heatmap(spec: ModelSpec, refuse: Refuse) -> None:
             f"a heatmap of {rows}x{columns} (height x width) does not divide the input's "
             f"{height}x{width} by the same whole number on both axes"
         )
-    if spec.heatmap_blur_kernel < 3 or spec.heatmap_blur_kernel % 2 == 0:
-        refuse(f"heatmap_blur_kernel must be odd and at least 3, not {spec.heatmap_blur_kernel}")
 
 
 def _check_maps(spec: ModelSpec, refuse: Refuse, channels: Mapping[str, int | None]) -> None:
     """Whether the outputs are one map a stride of each kind; ``channels`` None: as many as any."""
     levels, kinds = len(spec.strides), list(channels)
-    if levels == 0 or min(spec.strides) < 1:
-        refuse(f"codec {spec.codec} needs the positive strides of its levels, got {spec.strides}")
+    if levels == 0:
+        refuse(f"codec {spec.codec} needs the 'strides' of its levels, got {spec.strides}")
     if len(spec.outputs) != len(kinds) * levels:
         refuse(
             f"codec {spec.codec} needs {', '.join(kinds)}, each of all {levels} strides, "

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import re
-import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from edge.errors import SpecError
 from edge.latency import LatencySettings, Mode
-from edge.spec import Variant
+from edge.records import (
+    Rule,
+    check,
+    choice,
+    flag,
+    list_of,
+    mapping_of,
+    number,
+    record,
+    text,
+    whole,
+)
+from edge.spec import FORMATS, PRECISIONS, Variant
+from edge.texts import parse_toml, read_text
 from targets import ROOM
 
 __all__ = [
@@ -29,21 +40,60 @@ __all__ = [
 Kind = Literal["android", "jetson", "raspberry-pi", "linux"]
 
 _FOLDER = ROOM / "profiles"
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "kind": get_args(Kind),
-    "transport": ("adb", "ssh", "local"),
-    "arch": ("aarch64", "x86_64"),
-    "precision": ("", "fp32", "fp16", "fp16-storage", "bf16"),
+_MINUTE, _DAY = 60.0, 86400.0
+
+
+def _variant() -> Rule:
+    def fits(value: Any) -> bool:
+        try:
+            return isinstance(value, str) and bool(Variant.parse(value))
+        except SpecError:
+            return False
+
+    return Rule(f"FORMAT-PRECISION of {', '.join(FORMATS)} and {', '.join(PRECISIONS)}", fits)
+
+
+def _mask() -> Rule:
+    return Rule(
+        "hexadecimal without 0x and not 0, or empty",
+        lambda value: (
+            isinstance(value, str)
+            and re.fullmatch("[0-9a-f]{0,256}", value) is not None
+            and (not value or int(value, 16) > 0)
+        ),
+    )
+
+
+_PUBLISHED = mapping_of(number(above=0), "a table of numbers, latencies in ms")
+
+PROFILE_KEYS: dict[str, Rule] = {
+    "description": text(),
+    "kind": choice(*get_args(Kind)),
+    "transport": choice("adb", "ssh", "local"),
+    "arch": choice("aarch64", "x86_64"),
+    "variants": list_of(_variant(), "a list of one variant or more", least=1),
+    "aliases": list_of(text(most=100), "a list of texts"),
+    "threads": whole(0, 1024),
+    "cpu_mask": _mask(),
+    "precision": choice("", "fp32", "fp16", "fp16-storage", "bf16"),
+    "warmup_count": whole(0),
+    "warmup_duration_s": number(0, _DAY),
+    "min_count": whole(1),
+    "min_duration_s": number(0, _DAY),
+    "max_duration_s": number(0, _DAY),
+    "pause_s": number(0, _DAY),
+    "sustained_duration_s": number(_MINUTE, _DAY),
+    "cooldown_timeout_s": number(0, _DAY),
+    "cooldown_tolerance_c": number(0, 100),
+    "require_powered": flag(),
+    "require_battery_percent": whole(0, 100),
+    "published_ms": _PUBLISHED,
+    "published_pipeline_ms": _PUBLISHED,
+    "published_source": text(least=0),
 }
-_LEAST = {"threads": 0, "warmup_count": 0, "min_count": 1, "require_battery_percent": 0}
-_WORDS: dict[type, str] = {
-    str: "a text",
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    tuple: "a list of texts",
-    dict: "a table of numbers",
-}
+"""What each key of a profile may be."""
+
+_REQUIRED = ("description", "kind", "transport", "arch", "variants")
 
 
 @dataclass(frozen=True)
@@ -126,22 +176,10 @@ class Profile:
 
 def read_profile(path: Path) -> Profile:
     """Read a profile file; an unknown, missing or mistyped key is a SpecError that names it."""
+    data = parse_toml(read_text(path), str(path))
+    check(record(PROFILE_KEYS, _REQUIRED), data, where=str(path))
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SpecError(f"{path}: not a readable profile ({error})") from None
-    wanted = _types()
-    for key in data:
-        if key not in wanted:
-            raise SpecError(f"{path}: unknown key {key!r}; known keys: {', '.join(sorted(wanted))}")
-    for key, kind in wanted.items():
-        if key in data:
-            if not _fits(data[key], kind):
-                raise SpecError(f"{path}: {key!r} must be {_WORDS[kind]}, got {data[key]!r}")
-        elif key in ("description", "kind", "transport", "arch", "variants"):
-            raise SpecError(f"{path}: {key!r} is missing: it must be {_WORDS[kind]}")
-    try:
-        _check(data)
+        _check_published(data)
         values: dict[str, Any] = {
             key: tuple(v) if isinstance(v, list) else v for key, v in data.items()
         }
@@ -183,52 +221,11 @@ def load_profile(text: str) -> Profile:
     return read_profile(_FOLDER / f"{names[text]}.toml")
 
 
-def _types() -> dict[str, type]:
-    """Key of a file -> type of its value: that of the default, a text where there is none."""
-    types: dict[str, type] = {}
-    for one in fields(Profile):
-        if one.default_factory is not MISSING:
-            types[one.name] = dict
-        elif one.default is not MISSING:
-            types[one.name] = type(one.default)
-        else:
-            types[one.name] = tuple if one.name == "variants" else str
-    del types["name"]
-    return types
-
-
-def _fits(value: object, kind: type) -> bool:
-    if kind is tuple:
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    if kind is dict:
-        return isinstance(value, dict) and all(_fits(item, float) for item in value.values())
-    if kind is float:
-        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
-    return type(value) is kind
-
-
-def _check(data: dict[str, Any]) -> None:
-    for key, words in _CHOICES.items():
-        if data.get(key, words[0]) not in words:
-            choices = ", ".join(word for word in words if word)
-            raise SpecError(f"{key!r} is one of {choices}, got {data[key]!r}")
-    for key, least in _LEAST.items():
-        if data.get(key, least) < least:
-            raise SpecError(f"{key!r} must be at least {least}, got {data[key]}")
-    for key in ("cooldown_timeout_s", "cooldown_tolerance_c"):
-        if data.get(key, 0) < 0:
-            raise SpecError(f"{key!r} must not be negative, got {data[key]}")
-    if data.get("require_battery_percent", 0) > 100:
-        raise SpecError("'require_battery_percent' is at most 100")
-    if not data["variants"]:
-        raise SpecError("'variants' must name at least one variant")
-    mask = data.get("cpu_mask", "")
-    if mask and (not re.fullmatch("[0-9a-f]+", mask) or not int(mask, 16)):
-        raise SpecError(f"'cpu_mask' is hexadecimal without 0x and not 0, got {mask!r}")
+def _check_published(data: Mapping[str, Any]) -> None:
     published = data.get("published_ms", {}) | data.get("published_pipeline_ms", {})
     for key, value in published.items():
         model, _, variant = key.rpartition("/")
-        if not model or value <= 0:
+        if not model:
             raise SpecError(f'published latencies are "model/variant" = ms, got {key} = {value}')
         Variant.parse(variant)
     if published and not data.get("published_source"):

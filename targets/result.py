@@ -25,6 +25,7 @@ from edge import latency
 from edge.errors import SpecError
 from edge.files import write_bytes
 from edge.latency import Mode
+from edge.texts import parse_json, read_text
 from targets.result_json import plain_values, read_record
 
 __all__ = [
@@ -358,7 +359,12 @@ def read_runs(paths: Iterable[str | Path]) -> tuple[RunResult, ...]:
     damaged = []
     for file in files:
         try:
-            run = RunResult.from_json(_load(file))
+            data = parse_json(read_text(file), str(file), large=True)
+        except SpecError as error:
+            damaged.append(str(error))
+            continue
+        try:
+            run = RunResult.from_json(data)
         except SpecError as error:
             damaged.append(f"{file}: {error}")
             continue
@@ -385,19 +391,6 @@ def _files(path: str | Path) -> list[Path]:
     if not found:
         raise SpecError(f"{path}: no file has such a name")
     return found
-
-
-def _load(file: Path) -> object:
-    try:
-        return json.loads(file.read_bytes(), parse_constant=_refuse)
-    except OSError as error:
-        raise SpecError(f"cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise SpecError(f"damaged, not readable as JSON ({error})") from None
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
 
 
 def _json(value: object) -> str:

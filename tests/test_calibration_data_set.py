@@ -159,7 +159,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"absent.json: cannot be read"):
         load_data(tmp_path / "absent.json", pose_spec())
     (tmp_path / "text.json").write_text("{")
-    with pytest.raises(SpecError, match=r"text.json: not JSON"):
+    with pytest.raises(SpecError, match=r"text.json: no valid JSON"):
         load_data(tmp_path / "text.json", pose_spec())
     path = written(tmp_path)
     (tmp_path / "a.png").write_bytes(b"no image")

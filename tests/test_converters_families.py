@@ -287,7 +287,7 @@ def test_a_file_that_carries_its_spec_is_taken_at_its_word(tmp_path: Path) -> No
     assert recognise(model, path, "other").source_spec == replace(own, name="other")
     # Whoever describes it otherwise is heard.
     assert recognise(model, path, "tiny", spec=spec).source_spec == spec
-    for text, words in (("{", "no JSON"), ("[1]", "no table"), ("{}", "missing key")):
+    for text, words in (("{", "no valid JSON"), ("[1]", "no table"), ("{}", "missing key")):
         entry.value = text
         with pytest.raises(SpecError, match=words):
             recognise(model, path, "tiny")

@@ -162,7 +162,7 @@ def refused(folder: Path, files: Files, change: Change, model: Any, words: list[
             ],
         ),
         (lambda files: files.pop("pipeline.json"), ["holds no pipeline.json", "--dump-info"]),
-        (lambda files: files.update({"pipeline.json": '{"a": '}), ["pipeline.json: broken JSON"]),
+        (lambda files: files.update({"pipeline.json": '{"a": '}), ["pipeline.json: no valid JSON"]),
         (lambda files: files.update({"deploy.json": "[]"}), ["the top level is not an object"]),
     ],
 )

@@ -45,35 +45,50 @@ def test_an_unknown_target_lists_the_known() -> None:
     ("text", "words"),
     [
         (GOOD + "colour = 1\n", "unknown key 'colour'"),
-        (without("variants"), "'variants' is missing"),
-        (without("variants") + "variants = []\n", "'variants' must name at least one"),
+        (without("variants"), "missing key 'variants'"),
+        (
+            without("variants") + "variants = []\n",
+            "'variants' must be a list of one variant or more",
+        ),
         (without("variants") + 'variants = "ncnn-fp16"\n', "'variants' must be a list"),
-        (without("variants") + 'variants = ["ncnn-fp17"]\n', "unknown variant"),
-        (without("description"), "'description' is missing: it must be a text"),
-        (without("kind") + 'kind = "toaster"\n', "'kind' is one of android, jetson"),
-        (without("transport") + 'transport = "usb"\n', "'transport' is one of adb, ssh, local"),
-        (without("arch") + 'arch = "mips"\n', "'arch' is one of aarch64, x86_64"),
-        (GOOD + 'precision = "int4"\n', "'precision' is one of fp32, fp16"),
-        (GOOD + 'threads = "4"\n', "'threads' must be a whole number, got '4'"),
-        (GOOD + "threads = true\n", "'threads' must be a whole number, got True"),
-        (GOOD + "threads = -1\n", "'threads' must be at least 0"),
-        (GOOD + "min_count = 0\n", "'min_count' must be at least 1"),
-        (GOOD + "warmup_duration_s = -1\n", "warmup_duration_s must not be negative"),
+        (
+            without("variants") + 'variants = ["ncnn-fp17"]\n',
+            "'variants\\[0\\]' must be FORMAT-PRECISION",
+        ),
+        (without("description"), "missing key 'description': a text"),
+        (without("kind") + 'kind = "toaster"\n', "'kind' must be one of android, jetson"),
+        (
+            without("transport") + 'transport = "usb"\n',
+            "'transport' must be one of adb, ssh, local",
+        ),
+        (without("arch") + 'arch = "mips"\n', "'arch' must be one of aarch64, x86_64"),
+        (GOOD + 'precision = "int4"\n', "'precision' must be one of fp32, fp16"),
+        (GOOD + 'threads = "4"\n', "'threads' must be a whole number .*without quotes"),
+        (GOOD + "threads = true\n", "'threads' must be a whole number from 0 to 1024, got true"),
+        (GOOD + "threads = -1\n", "'threads' must be .* from 0"),
+        (GOOD + "min_count = 0\n", "'min_count' must be .* of 1 or more"),
+        (GOOD + "warmup_duration_s = -1\n", "'warmup_duration_s' must be a number from 0"),
         (GOOD + "min_duration_s = inf\n", "'min_duration_s' must be a number"),
         (GOOD + "max_duration_s = 1\n", "max_duration_s 1 is below"),
-        (GOOD + "sustained_duration_s = 30\n", "a sustained run measures for 60 s"),
-        (GOOD + "cooldown_timeout_s = -1\n", "'cooldown_timeout_s' must not be negative"),
+        (GOOD + "sustained_duration_s = 30\n", "'sustained_duration_s' must be a number from 60"),
+        (GOOD + "cooldown_timeout_s = -1\n", "'cooldown_timeout_s' must be a number from 0"),
         (GOOD + "require_powered = 1\n", "'require_powered' must be true or false"),
-        (GOOD + "require_battery_percent = 101\n", "at most 100"),
+        (GOOD + "require_battery_percent = 101\n", "from 0 to 100"),
         (GOOD + 'cpu_mask = "0xf0"\n', "hexadecimal without 0x"),
         (GOOD + 'cpu_mask = "0"\n', "not 0"),
-        (GOOD + "aliases = [1]\n", "'aliases' must be a list of texts"),
-        (GOOD + "[published_ms]\n'm/ncnn-fp16' = '3'\n", "'published_ms' must be a table of num"),
+        (GOOD + "aliases = [1]\n", "'aliases\\[0\\]' must be a text"),
+        (
+            GOOD + "[published_ms]\n'm/ncnn-fp16' = '3'\n",
+            "'published_ms.m/ncnn-fp16' must be a number",
+        ),
         (GOOD + "[published_ms]\n'm/ncnn-fp16' = 3\n", "'published_source' must say"),
         (GOOD + "published_source = 'x'\n[published_ms]\n'm' = 3\n", "published latencies are"),
-        (GOOD + "published_source = 'x'\n[published_ms]\n'm/ncnn-fp16' = 0\n", "latencies are"),
+        (
+            GOOD + "published_source = 'x'\n[published_ms]\n'm/ncnn-fp16' = 0\n",
+            "must be a number above 0",
+        ),
         (GOOD + "published_source = 'x'\n[published_ms]\n'm/ncnn' = 3\n", "unknown variant"),
-        ("not toml", "not a readable profile"),
+        ("not toml", "no valid TOML"),
     ],
 )
 def test_a_bad_profile_names_what_is_wrong(tmp_path: Path, text: str, words: str) -> None:
@@ -99,7 +114,7 @@ def test_a_profile_of_the_user(tmp_path: Path) -> None:
     burst, sustained = profile.latency_settings(), profile.latency_settings("sustained")
     assert (burst.mode, burst.min_duration_s, burst.min_count) == ("burst", 3, 128)
     assert (sustained.mode, sustained.min_duration_s) == ("sustained", 60)
-    with pytest.raises(SpecError, match="not a readable profile"):
+    with pytest.raises(SpecError, match="cannot be read"):
         load_profile(str(tmp_path / "none.toml"))
 
 

@@ -203,9 +203,9 @@ def test_damaged_files_are_named_in_one_line(tmp_path: Path) -> None:
         read_runs([tmp_path])
     said = str(caught.value)
     assert "\n" not in said
-    assert all(name in said for name in ("binary.json: damaged", "cut.json: damaged"))
+    assert all(name in said for name in ("binary.json: no text", "cut.json: no valid JSON"))
     assert "(and 1 more file" in said
-    with pytest.raises(SpecError, match=r"nan\.json: damaged.*NaN is no number"):
+    with pytest.raises(SpecError, match=r"nan\.json: no valid JSON.*NaN is no number"):
         read_runs([tmp_path / "nan.json"])
 
 

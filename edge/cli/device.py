@@ -55,8 +55,13 @@ def info(arguments: argparse.Namespace) -> int:
     lines.append("made with:")
     lines.append("  " + ", ".join(f"{name} {version}" for name, version in artifact.tools.items()))
     lines += parity_lines(artifact.parity) + _arm_lines(artifact) + _quantisation_lines(artifact)
-    print("\n".join(lines))
+    print("\n".join(_printable(line) for line in lines))
     return 0
+
+
+def _printable(line: str) -> str:
+    """A line of a terminal, whatever a file holds."""
+    return "".join(sign if sign.isprintable() else "?" for sign in line)
 
 
 def _arm_lines(artifact: Artifact) -> list[str]:
@@ -64,10 +69,10 @@ def _arm_lines(artifact: Artifact) -> list[str]:
     record = artifact.arm
     if not record:
         return []
-    lines = [str(record["text"])]
-    if record["checked"]:
-        lines.append(f"  on {record['cpu']} with {record['runner']}")
-    for precision, one in record["tried"].items():
+    lines = [record.get("text", "arm: no verdict")]
+    if record.get("checked"):
+        lines.append(f"  on {record.get('cpu', '?')} with {record.get('runner', '?')}")
+    for precision, one in record.get("tried", {}).items():
         lines.append(f"  {precision:<12} {one['images']} images: {one['summary']}")
         lines += [f"  FAILURE {failure}" for failure in one["failures"]]
     return lines
@@ -84,8 +89,8 @@ def _quantisation_lines(artifact: Artifact) -> list[str]:
         floats = ", ".join(made.get("float_parts", ())) or "none"
         lines.append(f"  parts that stay float, of {made.get('parts')}: {floats}")
     if artifact.accuracy:
-        lines.append(f"accuracy: {artifact.accuracy['summary']}")
-        lines.append(f"  on {artifact.accuracy['data']}")
+        lines.append(f"accuracy: {artifact.accuracy.get('summary', 'no verdict')}")
+        lines.append(f"  on {artifact.accuracy.get('data', '?')}")
     return lines
 
 
@@ -93,21 +98,32 @@ def parity_lines(parity: dict[str, Any]) -> list[str]:
     """A parity report as text, a line an item."""
     if not parity:
         return ["parity: never compared"]
+    known = {key: parity.get(key, "?") for key in _PARITY_TEXTS}
     lines = [
-        f"parity: {parity['summary']}",
-        f"  {parity['engine']} computing in {parity['inference_precision']} on "
-        f"{parity['machine']}, against {parity['reference']}",
-        f"  {parity['image_count']} images: {parity['images']}",
+        f"parity: {known['summary']}",
+        f"  {known['engine']} computing in {known['inference_precision']} on {known['machine']}, "
+        f"against {known['reference']}",
+        f"  {known['image_count']} images: {known['images']}",
     ]
     lines += [
-        f"  {t['name']:<16} max abs {t['max_abs']:.3g}, mean abs {t['mean_abs']:.3g}, "
-        f"cosine >= {t['cosine_min']:.7f}"
-        for t in parity["tensors"]
+        f"  {t['name']:<16} max abs {_figure(t['max_abs'])}, mean abs {_figure(t['mean_abs'])}, "
+        f"cosine >= {_figure(t['cosine_min'], '.7f')}"
+        for t in parity.get("tensors", ())
     ]
     if parity.get("fp16_peak"):
         peak = parity["fp16_peak"]
         lines.append(
-            f"  largest value inside {peak['max_abs']:.4g} ({peak['tensor']}), FP16 ends at "
-            f"{peak['limit']:g}"
+            f"  largest value inside {_figure(peak['max_abs'], '.4g')} ({peak['tensor']}), FP16 "
+            f"ends at {peak['limit']:g}"
         )
-    return lines + [f"  FAILURE {failure}" for failure in parity["failures"]]
+    return lines + [f"  FAILURE {failure}" for failure in parity.get("failures", ())]
+
+
+_PARITY_TEXTS = (
+    *("summary", "engine", "inference_precision", "machine", "reference", "image_count", "images"),
+)
+
+
+def _figure(value: float | None, form: str = ".3g") -> str:
+    """A number; what was not finite has none in JSON."""
+    return "not finite" if value is None else format(value, form)

@@ -14,6 +14,7 @@ from edge.cli.device import _open
 from edge.digits import parse_digits
 from edge.errors import SpecError
 from edge.session import Session
+from edge.texts import parse_json, read_text
 
 if TYPE_CHECKING:
     from calibration.accuracy import Scores
@@ -170,12 +171,10 @@ def _merged(paths: Sequence[Path], about: Mapping[str, Any], data: DataSet) -> l
     covered: dict[int, Path] = {}
     for path in paths:
         try:
-            part = json.loads(path.read_bytes())
+            part = parse_json(read_text(path), str(path), large=True)
             images, rows = part["images"], part["results"]
             other = [key for key, value in about.items() if part[key] != value]
-        except OSError as error:
-            raise SpecError(f"{path}: cannot be read ({error.strerror})") from None
-        except (ValueError, KeyError, TypeError):
+        except (KeyError, TypeError):
             raise SpecError(
                 f"{path}: no predictions as `edge eval --predictions` writes them"
             ) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from edge.errors import SpecError
 from edge.files import sha256_of
 from edge.session import Feeds, Session
 from edge.spec import Format, ModelSpec, Variant
+from edge.texts import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -148,8 +148,8 @@ def default_report(out_dir: Path, model: str, variant: Variant) -> Path:
 
 def _of_source(path: Path, source: Source) -> bool:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError):
+        data = read_json(path)
+    except SpecError:
         return False
     return (
         isinstance(data, dict)
@@ -162,9 +162,9 @@ def _proposed(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise SpecError(f"{path}: no such file; `edge sensitivity` writes it")
     try:
-        proposal = json.loads(path.read_text(encoding="utf-8"))["proposal"]
+        proposal = read_json(path)["proposal"]
         return tuple(str(part) for part in proposal["float_parts"])
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError):
+    except (SpecError, KeyError, TypeError):
         raise SpecError(
             f"{path}: holds no proposal of float parts; let `edge sensitivity` finish it"
         ) from None

@@ -18,6 +18,7 @@ from edge.errors import SpecError
 from edge.files import private_folder, sha256_of
 from edge.session import EngineSettings, Session
 from edge.spec import Variant
+from edge.texts import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -239,8 +240,8 @@ class _Search:
 def _kept(path: Path, about: dict[str, Any]) -> dict[str, Any]:
     """What an earlier run of the same question measured."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError):
+        data = read_json(path)
+    except SpecError:
         return {}
     same = isinstance(data, dict) and all(data.get(key) == value for key, value in about.items())
     return data if same else {}

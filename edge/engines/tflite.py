@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import json
 import os
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from edge.session import (
     refuse_bf16,
 )
 from edge.spec import TensorSpec
+from edge.texts import read_json
 
 __all__ = ["LAYOUT", "TfliteSession", "first_line", "import_interpreter", "open_engine", "quietly"]
 
@@ -123,7 +123,7 @@ class TfliteSession(Session):
         self._constants = load_constants(artifact)
         spec, path = artifact.spec, artifact.path("model")
         try:
-            layout = json.loads(artifact.path(LAYOUT).read_text(encoding="utf-8"))
+            layout = read_json(artifact.path(LAYOUT), ArtifactError)
             axes = {str(name): [int(axis) for axis in order] for name, order in layout.items()}
         except (ValueError, AttributeError, TypeError) as error:
             raise ArtifactError(

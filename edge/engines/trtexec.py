@@ -8,7 +8,6 @@ are those of the program's sources, TensorRT 8.2 to 11.4 (github.com/NVIDIA/Tens
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Any, Literal
 
 from edge.artifact import Artifact
 from edge.errors import ArtifactError, EngineError, SpecError
+from edge.texts import read_json
 
 __all__ = [
     "DIALECTS",
@@ -116,7 +116,7 @@ def load_build_kit(artifact: Artifact) -> BuildKit:
     """The kit of a ``tensorrt-*`` artifact; ArtifactError where its ``build`` file is none."""
     path = artifact.path("build")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path, ArtifactError)
         if data["schema"] > KIT_SCHEMA:
             raise ArtifactError(
                 f"{path}: written by a newer edgepose (schema {data['schema']}); upgrade edgepose"

@@ -1,0 +1,243 @@
+"""What a value in a file may be: a type and a range a key, checked in one place.
+
+A ``Rule`` knows in words what it wants. ``check`` walks a value and raises for the first that
+does not fit, by its key: ``FILE: 'nms_iou' must be a number from 0 to 1, got 60``. Rules are
+strict: a text never counts as a number, true is no number, and 8.9 is no whole number.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from edge.errors import EdgeError, SpecError
+
+__all__ = [
+    "Rule",
+    "check",
+    "choice",
+    "flag",
+    "list_of",
+    "mapping_of",
+    "number",
+    "one_of",
+    "record",
+    "share",
+    "shown",
+    "text",
+    "whole",
+]
+
+_ONE_LINE = 4096
+
+
+class _WrongError(Exception):
+    """A value that does not fit, by its key."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """``words`` say what is wanted, ``fits`` whether a value is that.
+
+    ``hint`` helps with one that is not, ``inside`` looks at the parts of one that is.
+    """
+
+    words: str
+    fits: Callable[[Any], bool]
+    hint: Callable[[Any], str] = field(default=lambda _: "")
+    inside: Callable[[Any, str], None] = field(default=lambda *_: None)
+
+
+def check(
+    rule: Rule, value: Any, key: str = "", where: str = "", error: type[EdgeError] = SpecError
+) -> None:
+    """Raise ``error`` for the first part of a value that its rule does not take."""
+    try:
+        _walk(rule, value, key)
+    except _WrongError as wrong:
+        raise error(f"{where}: {wrong}" if where else str(wrong)) from None
+
+
+def _walk(rule: Rule, value: Any, key: str) -> None:
+    if not rule.fits(value):
+        what = _quoted(key) if key else "it"
+        raise _WrongError(f"{what} must be {rule.words}, got {shown(value)}{rule.hint(value)}")
+    rule.inside(value, key)
+
+
+def shown(value: Any) -> str:
+    """A value in a few words, as its file has it."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        text = repr(value) if len(type(value).__name__) > 40 else _other(value)
+    text = "".join(sign if sign.isprintable() else "?" for sign in text)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _other(value: Any) -> str:
+    """What no file holds: an argument of a function."""
+    text = repr(value)
+    name = type(value).__name__
+    return text if len(text) <= 40 and "\n" not in text else f"{name} object"
+
+
+# --- rules ----------------------------------------------------------------------------------------
+
+
+def text(*, least: int = 1, most: int = _ONE_LINE, words: str = "") -> Rule:
+    """A text of one line, without control characters."""
+    return Rule(
+        words or ("a text of one line" if least else "a text"),
+        lambda value: (
+            isinstance(value, str)
+            and least <= len(value) <= most
+            and (not value or value.isprintable())
+        ),
+    )
+
+
+def flag() -> Rule:
+    """True or false; a text that says so is none, and 1 is a number."""
+    return Rule("true or false", lambda value: isinstance(value, bool), _unquoted)
+
+
+def choice(*words: str) -> Rule:
+    """One of some words."""
+    return Rule(
+        f"one of {', '.join(word for word in words if word)}",
+        lambda value: isinstance(value, str) and value in words,
+    )
+
+
+def number(
+    least: float = -math.inf,
+    most: float = math.inf,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+) -> Rule:
+    """A finite number in a range; ``above`` and ``below`` are not in it themselves."""
+
+    def fits(value: Any) -> bool:
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            return False
+        try:
+            finite = math.isfinite(value)
+        except OverflowError:  # whole numbers have any length
+            return False
+        return (
+            finite
+            and least <= value <= most
+            and (above is None or value > above)
+            and (below is None or value < below)
+        )
+
+    return Rule(f"a number{_range(least, most, above, below)}", fits, _unquoted)
+
+
+def share() -> Rule:
+    """A number from 0 to 1."""
+    rule = number(0, 1)
+    return Rule(rule.words, rule.fits, _no_percent)
+
+
+def whole(least: int = 0, most: int = 10**6) -> Rule:
+    """A whole number in a range."""
+    return Rule(
+        f"a whole number{_range(least, most, None, None)}",
+        lambda value: (
+            isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+        ),
+        _unquoted,
+    )
+
+
+def list_of(rule: Rule, words: str, *, least: int = 0, most: int = 10**6) -> Rule:
+    """A list whose items fit a rule."""
+
+    def inside(value: Sequence[Any], key: str) -> None:
+        for index, item in enumerate(value):
+            _walk(rule, item, f"{key}[{index}]")
+
+    return Rule(
+        words,
+        lambda value: isinstance(value, (list, tuple)) and least <= len(value) <= most,
+        inside=inside,
+    )
+
+
+def mapping_of(rule: Rule, words: str) -> Rule:
+    """A table with any keys, whose values fit a rule."""
+
+    def inside(value: Mapping[str, Any], key: str) -> None:
+        for name, item in value.items():
+            _walk(rule, item, _dotted(key, name))
+
+    return Rule(words, lambda value: isinstance(value, Mapping), inside=inside)
+
+
+def record(keys: Mapping[str, Rule], required: Sequence[str] = (), *, other: bool = False) -> Rule:
+    """A table of these keys; with ``other`` it may hold more, which nobody looks at."""
+
+    def inside(value: Mapping[str, Any], key: str) -> None:
+        dot = f"{key}." if key else ""
+        for name in value:
+            if name not in keys and not other:
+                known = ", ".join(sorted(keys))
+                raise _WrongError(f"unknown key {_quoted(f'{dot}{name}')}; known keys: {known}")
+        for name in required:
+            if name not in value:
+                raise _WrongError(f"missing key {_quoted(f'{dot}{name}')}: {keys[name].words}")
+        for name, rule in keys.items():
+            if name in value:
+                _walk(rule, value[name], f"{dot}{name}")
+
+    return Rule("a table of keys", lambda value: isinstance(value, Mapping), inside=inside)
+
+
+def one_of(*rules: Rule) -> Rule:
+    """What fits any of some rules, the last one being told of."""
+
+    def inside(value: Any, key: str) -> None:
+        next(rule for rule in rules if rule.fits(value)).inside(value, key)
+
+    return Rule(
+        " or ".join(rule.words for rule in rules),
+        lambda value: any(rule.fits(value) for rule in rules),
+        rules[-1].hint,
+        inside,
+    )
+
+
+def _quoted(key: str) -> str:
+    text = "".join(sign if sign.isprintable() else "?" for sign in key)
+    return f"'{text if len(text) <= 80 else text[:77] + '...'}'"
+
+
+def _dotted(key: str, name: Any) -> str:
+    return f"{key}.{name}" if key else str(name)
+
+
+def _range(least: float, most: float, above: float | None, below: float | None) -> str:
+    if above is not None:
+        tail = f" and at most {most:g}" if most != math.inf else ""
+        return f" above {above:g}{tail}" + (f" and below {below:g}" if below is not None else "")
+    if least == -math.inf and most == math.inf:
+        return ""
+    if most in (math.inf, 10**6):
+        return f" of {least:g} or more"
+    return f" from {least:g} to {most:g}"
+
+
+def _unquoted(value: Any) -> str:
+    return ", a text: write it without quotes" if isinstance(value, str) else ""
+
+
+def _no_percent(value: Any) -> str:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 1 < value <= 100:
+        return f": a share, not percent, so {value / 100:g} for {value:g} %"
+    return _unquoted(value)
