@@ -427,4 +427,5 @@ def test_local_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setenv("HOME", "/home/somebody")
     assert open_local().work_dir == "/home/somebody/.cache/edgepose/device"
     monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "own"))
-    assert open_local().work_dir == f"{tmp_path}/own/device"
+    # `edge clean` removes only what ends so.
+    assert open_local().work_dir == f"{tmp_path}/own/edgepose/device"
