@@ -57,7 +57,7 @@ devices: .venv/.ready ## what can be reached: phones on a cable, this machine, H
 
 bench: .venv/.ready ## latency of TARGET's variants on the device itself: adb, ssh (HOST=) or here
 	@$(EDGE) bench --target $(TARGET) --model $(MODEL) --out $(OUT) $(if $(DET),--detector $(DET)) \
-	  $(if $(FORMATS),--formats $(FORMATS)) $(if $(HOST),--host $(HOST)) $(if $(SERIAL),--serial $(SERIAL)) $(ARGS)
+	  $(if $(FORMATS),--formats $(FORMATS)) $(if $(HOST),--host $(HOST)) $(if $(SERIAL),--serial "$$SERIAL") $(ARGS)
 
 report: .venv/.ready ## what was measured, as a table and as a page
 	@$(EDGE) report $(OUT)/results --html $(OUT)/report.html

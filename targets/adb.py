@@ -91,7 +91,7 @@ def open_adb(
     check_remote(work_dir)
     serial = serial or os.environ.get("ANDROID_SERIAL") or None
     devices = adb_devices(timeout_s=timeout_s)
-    listing = ", ".join(f"{device.serial} ({device.model or device.state})" for device in devices)
+    listing = ", ".join(f"{device.quoted} ({device.model or device.state})" for device in devices)
     if serial is None and not devices:
         raise DeviceError(
             "adb: no device; plug it in, switch on USB debugging in its developer options, and see "
@@ -101,7 +101,11 @@ def open_adb(
         raise DeviceError(f"adb: several devices, name one with SERIAL=...: {listing}")
     found = [device for device in devices if serial in (None, device.serial)]
     if not found:
-        fix = f"run `adb connect {serial}`" if ":" in (serial or "") else "check its cable"
+        fix = (
+            f"run `adb connect {shlex.quote(serial or '')}`"
+            if ":" in (serial or "")
+            else "check its cable"
+        )
         raise DeviceError(f"adb {serial}: not connected; {fix}; connected: {listing or 'none'}")
     device = found[0]
     if device.problem:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import shlex
 import shutil
 import socket
 import struct
@@ -38,6 +39,7 @@ __all__ = [
     "features",
     "list_devices",
     "open_service",
+    "parse_device",
     "receive_file",
     "send_file",
     "start_server",
@@ -46,6 +48,14 @@ __all__ = [
 _CHUNK = 64 * 1024  # the most that one DATA message may hold
 _START_S = 20.0
 _REGULAR_FILE = 0o100000
+# What adb's transport.cpp writes behind a serial number. Of the states one has blanks, and more
+# text of the system's behind it.
+_FACTS = ("usb", "product", "model", "device", "features", "transport_id")
+_STATES = (
+    *("device", "offline", "unauthorized", "authorizing", "connecting", "detached", "unknown"),
+    *("bootloader", "recovery", "rescue", "sideload", "host"),
+)
+_NO_PERMISSIONS = " no permissions"
 
 
 class Refused(Exception):  # noqa: N818 - a plain answer
@@ -70,6 +80,11 @@ class AdbDevice:
     transport_id: str = ""
 
     @property
+    def quoted(self) -> str:
+        """The serial number as a shell takes it, to be typed again."""
+        return shlex.quote(self.serial)
+
+    @property
     def problem(self) -> str:
         """What keeps the device from being used, and the fix; empty where nothing does."""
         fixes = {
@@ -80,7 +95,7 @@ class AdbDevice:
             "connecting": "is being connected: wait a moment and repeat",
             "offline": "is offline, it does not answer: "
             + (
-                f"run `adb disconnect {self.serial}`, then `adb connect {self.serial}`"
+                f"run `adb disconnect {self.quoted}`, then `adb connect {self.quoted}`"
                 if ":" in self.serial
                 else "unplug it and plug it in again, or restart it"
             ),
@@ -234,10 +249,10 @@ class Stream:
         if answer != b"OKAY":
             raise Refused("what answers there is no adb server")
 
-    def read_text(self) -> str:
+    def read_text(self, *, errors: str = "replace") -> str:
         """A text with its length before it, as the server answers questions."""
         try:
-            return self.read(int(self.read(4), 16)).decode(errors="replace")
+            return self.read(int(self.read(4), 16)).decode(errors=errors)
         except ValueError:
             raise Refused("what answers there is no adb server") from None
 
@@ -246,24 +261,39 @@ def list_devices(deadline: float) -> tuple[AdbDevice, ...]:
     """Every device that the server knows of, in its order."""
     with Stream(deadline) as stream:
         stream.ask(b"host:devices-l")
-        text = stream.read_text()
-    devices = []
-    for line in text.splitlines():
-        serial, _, rest = line.strip().partition(" ")
-        if not serial:
-            continue
-        facts = dict(re.findall(r" (model|transport_id):(\S+)", rest))
-        # The state may hold blanks ("no permissions (...); see [...]"); facts follow it.
-        state = re.split(r" (?:usb|product|model|device|transport_id):", rest.strip())[0].strip()
-        model = facts.get("model", "").replace("_", " ")
-        devices.append(AdbDevice(serial, state, model, facts.get("transport_id", "")))
-    return tuple(devices)
+        text = stream.read_text(errors="surrogateescape")
+    return tuple(device for line in text.split("\n") if (device := parse_device(line)))
+
+
+def parse_device(line: str) -> AdbDevice | None:
+    """A line of ``adb devices -l``: serial, filled up to 22 columns, a blank, state and facts.
+
+    A serial number may hold blanks, brackets and colons, and so may a state: the facts are taken
+    off from the end, then the state, and what is left is the serial. None for an empty line.
+    """
+    facts: dict[str, str] = {}
+    head = line.rstrip()
+    while True:
+        before, _, last = head.rpartition(" ")
+        key, colon, value = last.partition(":")
+        if not (before and colon and key in _FACTS):
+            break
+        facts[key] = value
+        head = before.rstrip(" ")
+    serial, _, state = head.rpartition(" ")
+    refused = head.find(_NO_PERMISSIONS)
+    if state not in _STATES and refused > 0:
+        serial, state = head[:refused], head[refused + 1 :]
+    if not serial.strip():
+        return AdbDevice(head, "unknown") if head else None
+    model = facts.get("model", "").replace("_", " ")
+    return AdbDevice(serial.rstrip(" "), state, model, facts.get("transport_id", ""))
 
 
 def features(serial: str, deadline: float) -> frozenset[str]:
     """What server and device can both do, like ``shell_v2``."""
     with Stream(deadline) as stream:
-        stream.ask(f"host-serial:{serial}:features".encode())
+        stream.ask(os.fsencode(f"host-serial:{serial}:features"))
         return frozenset(stream.read_text().split(","))
 
 
@@ -271,7 +301,7 @@ def open_service(serial: str, service: bytes, deadline: float) -> Stream:
     """A connection to a service of a device, like ``sync:`` or ``exec:LINE``."""
     stream = Stream(deadline)
     try:
-        stream.ask(f"host:transport:{serial}".encode())
+        stream.ask(os.fsencode(f"host:transport:{serial}"))
         stream.ask(service)
     except BaseException:
         stream.__exit__(None, None, None)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shlex
 import shutil
 import signal
 import socket
@@ -18,6 +19,7 @@ import pytest
 
 from edge.errors import DeviceError, EdgeError
 from targets.adb import adb_devices, open_adb
+from targets.adb_server import AdbDevice, parse_device
 from targets.device_state import read_device, read_state
 from targets.transport import Transport, check, push_changed, remove_work_dir
 from tests.adb_device import (
@@ -617,6 +619,50 @@ def test_states_as_other_servers_list_them(no_server: int) -> None:
     assert first.state.startswith("no permissions") and "unplug it" in second.problem
     assert (third.model, third.state) == ("Mi 10 Pro", "recovery")
     assert "start Android" in third.problem
+
+
+@pytest.mark.parametrize(
+    "serial",
+    [
+        "adb-0A1B2C3D-QwErTy (2)._adb-tls-connect._tcp",
+        "192.168.1.5:5555",
+        "a b",
+        "device offline device",
+        "my phone model:Pixel_8",
+        "no permissions phone",
+        "$(touch x); 'quoted' \\",
+        "naïve-号",
+        "x" * 100,
+    ],
+)
+@pytest.mark.parametrize(
+    "state", ["device", "offline", "recovery", "no permissions (a b); see [http://x:1/y]"]
+)
+def test_serials_hold_anything(serial: str, state: str) -> None:
+    for facts in (
+        "",
+        " usb:1-2 product:umi model:Mi_10 device:umi transport_id:7",
+        " transport_id:7",
+    ):
+        device = parse_device(f"{serial:<22} {state}{facts}")
+        assert device is not None
+        assert (device.serial, device.state) == (serial, state)
+        assert device.transport_id == ("7" if facts else "")
+        assert shlex.split(f"adb -s {device.quoted}") == ["adb", "-s", serial]
+
+
+def test_the_serial_asked_for_is_the_one_that_was_listed(no_server: int) -> None:
+    listing = b"a (2)._tcp             device model:Pixel_8\nb                      device\n"
+    with answering(no_server, b"OKAY%04x" % len(listing) + listing):
+        with pytest.raises(
+            DeviceError, match=r"name one with SERIAL=\.\.\.: 'a \(2\)._tcp' \(Pixel 8\), b "
+        ):
+            open_adb()
+        with pytest.raises(DeviceError, match="adb c d: not connected"):
+            open_adb("c d")
+    assert parse_device("") is None
+    assert parse_device(" " * 65000) is None
+    assert parse_device("alone") == AdbDevice("alone", "unknown")
 
 
 def test_a_server_that_hangs_or_is_none(no_server: int, monkeypatch: pytest.MonkeyPatch) -> None:
