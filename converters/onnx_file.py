@@ -8,46 +8,104 @@ from typing import Any
 
 import numpy as np
 
+from converters.file_kind import looks_like_onnx, refuse_other_kind
+from converters.onnx_bounds import check_tensors, refuse_giants
+from converters.onnx_data import read_data
+from converters.onnx_floats import as_float32
+from converters.onnx_operators import check_operators, check_versions
+from converters.onnx_repair import put_right
+from converters.onnx_walk import reads
 from edge.errors import ModelFileError
-from edge.session import Array
+from edge.session import Array, import_engine
 
 __all__ = ["Graph", "image_input_shape", "load_onnx", "output_shapes"]
 
-_STANDARD_DOMAINS = ("", "ai.onnx")
-
-
 def load_onnx(path: Path) -> Any:
-    """Load and check an ONNX file.
+    """Load an ONNX file of any origin, in the one form that the kit works on.
 
-    Raises ModelFileError, in one line, for a file that is no ONNX, a truncated one, one with
-    operators outside the standard, and one whose input is not an image.
+    What ONNX Runtime runs is taken, whatever the checker says of it: nodes out of order, outputs
+    without a shape, weights in other files, sparse or listed as inputs, local functions, sizes of
+    0 or -1 for open ones, networks in halves (they compute in float32 then, with the same
+    weights). No answer changes by that.
+
+    Raises ModelFileError, in one line that names the cause, for a file that is something else, has
+    a companion missing, is truncated or damaged, is too new or too old, holds operators that no
+    schema knows or tensors beyond any network's, and for one whose input is no image.
+    """
+    refuse_other_kind(path, "onnx")
+    model = _parsed(path)
+    if not model.graph.node or not model.opset_import:
+        raise ModelFileError(f"{path}: not an ONNX file: it holds no graph")
+    read_data(model, path)
+    check_versions(model, path)
+    model = put_right(model, path)
+    check_tensors(model, path)
+    check_operators(model, path)
+    refuse_giants(model, path)
+    as_float32(model)
+    _check(model, path)
+    image_input_shape(model, path)
+    return model
+
+
+def _parsed(path: Path) -> Any:
+    import onnx
+
+    try:
+        return onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's DecodeError, no permission
+        reason = _one_line(error)
+    with path.open("rb") as stream:
+        begins_so = looks_like_onnx(stream.read(8))
+    what = "a truncated or damaged ONNX file" if begins_so else "not an ONNX file"
+    raise ModelFileError(f"{path}: {what} ({reason}); download or export it again")
+
+
+def _check(model: Any, path: Path) -> None:
+    """Raise ModelFileError for a graph that does not hold together.
+
+    The checker wants more than engines need (the shapes of outputs, say): where it complains, ONNX
+    Runtime has the last word.
     """
     import onnx
 
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such file")
-    try:
-        model = onnx.load(str(path))
-    except Exception as error:  # protobuf's DecodeError, external data missing, no permission
-        raise ModelFileError(
-            f"{path}: not an ONNX file, or a truncated one ({_one_line(error)}); "
-            "download or export it again"
-        ) from None
-    if not model.graph.node or not model.opset_import:
-        raise ModelFileError(f"{path}: not an ONNX file: it holds no graph")
-    for node in model.graph.node:
-        if node.domain not in _STANDARD_DOMAINS:
-            raise ModelFileError(
-                f"{path}: node {node.name or node.output[0]!r} is the custom operator "
-                f"{node.domain}::{node.op_type}, which no converter knows; export the model "
-                "without it (for mmdeploy: with the onnxruntime backend's configuration)"
-            )
+    _infer_missing_outputs(model)
     try:
         onnx.checker.check_model(model)
-    except Exception as error:
-        raise ModelFileError(f"{path}: damaged ONNX: {_one_line(error)}; export it again") from None
-    image_input_shape(model, path)
-    return model
+        return
+    except Exception as error:  # a ValidationError, or what protobuf says
+        reason = _one_line(error)
+    runtime = import_engine("onnxruntime", "onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        runtime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception:  # its exceptions share no base class but Exception
+        raise ModelFileError(f"{path}: damaged ONNX: {reason}; export it again") from None
+
+
+def _infer_missing_outputs(model: Any) -> None:
+    """Types and shapes, in place, of outputs that are declared without."""
+    import onnx
+
+    missing = [value for value in model.graph.output if not _is_declared(value)]
+    if not missing:
+        return
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model)
+    except Exception:  # inference is a help here, not a requirement
+        return
+    known = {value.name: value for value in inferred.graph.output if _is_declared(value)}
+    for value in missing:
+        if value.name in known:
+            value.CopyFrom(known[value.name])
+
+
+def _is_declared(value: Any) -> bool:
+    tensor = value.type.tensor_type
+    return bool(tensor.elem_type) and tensor.HasField("shape")
 
 
 def image_input_shape(model: Any, path: Path) -> tuple[str, tuple[int | None, ...]]:
@@ -62,7 +120,10 @@ def image_input_shape(model: Any, path: Path) -> tuple[str, tuple[int | None, ..
     shown = [_describe(value) for value in inputs]
     fix = "a pose or detection model takes one float32 image of shape (N, 3, H, W)"
     if len(inputs) != 1:
-        raise ModelFileError(f"{path}: {len(inputs)} inputs ({', '.join(shown) or 'none'}); {fix}")
+        raise ModelFileError(
+            f"{path}: {len(inputs)} inputs ({', '.join(shown) or 'none'}); {fix}: export it with "
+            "the image alone"
+        )
     tensor = inputs[0].type.tensor_type
     shape = tuple(_size(dimension) for dimension in tensor.shape.dim)
     if tensor.elem_type != onnx.TensorProto.FLOAT or len(shape) != 4 or shape[1] not in (3, None):
@@ -80,20 +141,27 @@ def output_shapes(model: Any) -> list[tuple[str, tuple[int | None, ...]]]:
     except Exception:  # inference is a help here, not a requirement
         inferred = model
     return [
-        (value.name, tuple(_size(dim) or None for dim in value.type.tensor_type.shape.dim))
+        (value.name, tuple(_size(dim) for dim in value.type.tensor_type.shape.dim))
         for value in inferred.graph.output
     ]
 
 
 def _size(dimension: Any) -> int | None:
-    return dimension.dim_value if dimension.HasField("dim_value") else None
+    # Sizes of 0 and below are how some exporters write an open one.
+    return dimension.dim_value if dimension.dim_value > 0 else None
 
 
 def _describe(value: Any) -> str:
     import onnx
 
+    kind = value.type.WhichOneof("value") or "no type"
+    if kind != "tensor_type":
+        return f"{value.name} ({kind.removesuffix('_type').replace('_', ' ')})"
     tensor = value.type.tensor_type
-    dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    try:
+        dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    except ValueError:
+        dtype = f"type {tensor.elem_type}"
     shape = ["?" if _size(d) is None else str(_size(d)) for d in tensor.shape.dim]
     return f"{value.name} {dtype} ({', '.join(shape)})"
 
@@ -113,7 +181,7 @@ class Graph:
         for node in model.graph.node:
             for name in node.output:
                 self.producer[name] = node
-            for name in node.input:
+            for name in reads(node):
                 self.consumers.setdefault(name, []).append(node)
         self._initializers = {tensor.name: tensor for tensor in model.graph.initializer}
 
@@ -151,5 +219,5 @@ class Graph:
             node = self.producer.get(name)
             if node is not None and id(node) not in seen:
                 seen.add(id(node))
-                stack.extend(node.input)
+                stack.extend(reads(node))
         return [node for node in self.model.graph.node if id(node) in seen]
