@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.job import FeedSource, NamedFeeds
+from converters.onnx_data import data_sha256, source_digest
 from converters.onnx_file import load_onnx
 from converters.parity import (
     ParityReport,
@@ -137,12 +138,20 @@ def source_file(artifact: Artifact, source_path: Path | None = None) -> Path:
         raise ArtifactError(
             f"{artifact.folder}: its source {path} is not there; say where it is with --source FILE"
         )
-    if sha256_of(path) != artifact.source.get("sha256"):
+    if source_digest(path) != artifact.source.get("sha256"):
         raise ArtifactError(
-            f"{path}: not the file that {artifact.folder} was made of (sha256 differs); "
-            "say which with --source FILE"
+            f"{_changed(artifact, path)}: not the file that {artifact.folder} was made of (sha256 "
+            "differs); say which with --source FILE"
         )
     return path
+
+
+def _changed(artifact: Artifact, path: Path) -> Path:
+    """Which of a model's files changed: itself, or one beside it that holds its weights."""
+    known = artifact.source.get("data_sha256", {})
+    changed = [name for name, digest in data_sha256(path).items() if known.get(name) != digest]
+    is_own = not known or sha256_of(path) != artifact.source.get("file_sha256")
+    return path if is_own or not changed else path.with_name(changed[0])
 
 
 def prepared_source(artifact: Artifact, path: Path) -> Prepared:

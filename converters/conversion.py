@@ -16,6 +16,7 @@ from converters.chain import Row, Step, run_steps
 from converters.gate import AccuracyReport, judge_accuracy
 from converters.job import Job, Quantiser
 from converters.model_in_work import Asked, ModelInWork, Route
+from converters.onnx_data import data_sha256
 from converters.prepare import Prepared
 from edge.artifact import Artifact
 from edge.errors import AccuracyError, ParityError, SpecError
@@ -142,6 +143,7 @@ class _Variant:
             "file": model.source.path.name,
             "path": str(model.source.path.resolve()),
             "sha256": model.source_sha256,
+            **_sha256_by_file(model.source.path),
             "spec": prepared.source_spec.to_json(),
             "images": model.asked.parity.text,
             "scale_norms_made_fp16_safe": prepared.rewritten_scale_norms,
@@ -261,6 +263,12 @@ def open_quantised(
     files = quantiser.quantise(float_parts, folder) | _save_constants(prepared, folder)
     artifact = Artifact(folder, variant, prepared.spec, files, sha256={})
     return route.open(artifact, EngineSettings())
+
+
+def _sha256_by_file(path: Path) -> dict[str, Any]:
+    """Of weights in files of their own: what each was, for whoever looks which one changed."""
+    data = data_sha256(path)
+    return {"file_sha256": sha256_of(path), "data_sha256": data} if data else {}
 
 
 def _save_constants(prepared: Prepared, folder: Path) -> dict[str, str]:

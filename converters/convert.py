@@ -27,10 +27,12 @@ from converters.job import FeedSource
 from converters.ncnn import convert_ncnn
 from converters.onnx import convert_onnx
 from converters.onnx2tf import onnx2tf_version
+from converters.onnx_data import source_digest
 from converters.onnx_int8 import open_onnx_quantiser
 from converters.openvino import convert_openvino
 from converters.openvino_int8 import open_openvino_quantiser
 from converters.parity import ParityReport
+from converters.prepare import load_float_onnx
 from converters.source import Source
 from converters.tensorrt import convert_tensorrt, open_kit
 from converters.tensorrt_int8 import open_tensorrt_quantiser
@@ -38,8 +40,8 @@ from converters.tflite import convert_tflite
 from converters.tflite_quantise import open_tflite_quantiser
 from converters.tools import check_versions, version_of
 from edge.artifact import MANIFEST, Artifact, load_artifact, read_manifest
-from edge.errors import ArtifactError, EdgeError, ModelFileError, ParityError, SpecError
-from edge.files import private_folder, sha256_of
+from edge.errors import ArtifactError, EdgeError, ParityError, SpecError
+from edge.files import private_folder
 from edge.session import InferencePrecision
 from edge.spec import QUANTISED, Variant
 
@@ -106,14 +108,14 @@ def convert_model(
 
     A variant that fails does not stop the others. An artifact whose key (source, options, data,
     tool versions, the kit's own code) is still the same is left alone unless ``force``. Raises
-    SpecError for a variant that cannot be made as asked, ModelFileError for a missing file,
-    and, unless ``any_version``, ToolError for a tool of another version than the lock's.
+    SpecError for a variant that cannot be made as asked, ModelFileError for a file that nothing
+    can be made of, and, unless ``any_version``, ToolError for a tool of another version than the
+    lock's.
     """
     for variant in variants:
         _check_makeable(variant, asked)
-    if not source.path.is_file():
-        raise ModelFileError(f"{source.path}: no such file")
-    source_sha256 = sha256_of(source.path)
+    load_float_onnx(source.path)  # what no variant can be made of is refused before any work
+    source_sha256 = source_digest(source.path)
     made = []
     told: dict[str, Variant] = {}
     with private_folder(out_dir, f"{source.name}.work") as work:

@@ -159,7 +159,7 @@ def _onnx_elsewhere(head: bytes, expected: Expected) -> tuple[str, str] | None:
 
 
 def looks_like_onnx(head: bytes) -> bool:
-    """Whether bytes begin as an ONNX file of any tool does: the field ir_version, a small number."""
+    """Whether bytes begin as an ONNX file does: with the field ir_version, a small number."""
     return len(head) > 2 and head[0] == 0x08 and 1 <= head[1] < 0x80 and head[2] in _FIELDS
 
 
@@ -180,7 +180,9 @@ def folder_kind(path: Path) -> str:
     names = sorted(child.name for child in path.iterdir())
     networks = [name for name in names if name.endswith((".onnx", ".pth"))]
     if MANIFEST in names:
-        return "it is an artifact, which is run and not converted: give the file that it was made of"
+        return (
+            "it is an artifact, which is run and not converted: give the file that it was made of"
+        )
     if "saved_model.pb" in names:
         return "it is a TensorFlow model: export it to ONNX with tf2onnx"
     if networks:

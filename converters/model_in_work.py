@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from converters.arm import OnArm
 from converters.gate import AccuracyCheck, Score
 from converters.job import Calibration, Converter, FeedSource, Job, OpenQuantiser, Quantiser
+from converters.onnx_file import load_onnx
 from converters.prepare import Prepared, prepare, with_batch
 from converters.source import Source
 from edge.artifact import Artifact
@@ -148,7 +149,8 @@ class ModelInWork:
             spec = next(iter(self._prepared.values())).source_spec
 
             def score() -> Score:
-                with OnnxRuntimeSession(self.source.path, spec, EngineSettings()) as session:
+                onnx = bytes(load_onnx(self.source.path).SerializeToString())
+                with OnnxRuntimeSession(onnx, spec, EngineSettings()) as session:
                     return check.score(session)
 
             self._reference = self._once("reference", score)

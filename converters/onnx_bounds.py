@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from converters.onnx_walk import reads
+from converters.onnx_walk import all_tensors, reads
 from edge.errors import ModelFileError
 
 __all__ = ["check_tensors", "refuse_giants"]
@@ -20,28 +20,29 @@ _ELEMENT_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 
 
 def check_tensors(model: Any, path: Path) -> None:
     """Raise ModelFileError for a stored tensor whose type, shape and bytes do not fit together."""
-    import onnx
-    from onnx import numpy_helper
-
-    from converters.onnx_walk import all_tensors
-
     for tensor in all_tensors(model):
-        name = tensor.name or "of an attribute"
-        try:
-            onnx.TensorProto.DataType.Name(tensor.data_type)
-            if any(size < 0 for size in tensor.dims):
-                raise ValueError(f"shape {list(tensor.dims)}")
-            stored = tensor.ByteSize()
-            # Two values of 4 bits share a byte; nothing is stored in less than two bits.
-            if math.prod(tensor.dims) > 4 * stored + 4:
-                raise ValueError(f"shape {list(tensor.dims)} for {stored} bytes")
-            numpy_helper.to_array(tensor)
-        except Exception as error:  # its exceptions share no base class but Exception
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        wrong = _misfit(tensor)
+        if wrong:
             raise ModelFileError(
-                f"{path}: damaged ONNX: the constant {name!r} does not fit its type and shape "
-                f"({reason}); export it again"
-            ) from None
+                f"{path}: damaged ONNX: the constant {tensor.name or 'of an attribute'!r} does not "
+                f"fit its type and shape ({wrong}); export it again"
+            )
+
+
+def _misfit(tensor: Any) -> str | None:
+    from onnx import TensorProto, numpy_helper
+
+    if tensor.data_type not in TensorProto.DataType.values() or not tensor.data_type:
+        return f"type {tensor.data_type}"
+    count, stored = math.prod(tensor.dims), tensor.ByteSize()
+    # The smallest types put four values into a byte.
+    if any(size < 0 for size in tensor.dims) or count > 4 * stored:
+        return f"shape {list(tensor.dims)}, {stored} bytes"
+    try:
+        numpy_helper.to_array(tensor)
+    except Exception as error:  # its exceptions share no base class but Exception
+        return (str(error) or type(error).__name__).splitlines()[0]
+    return None
 
 
 def refuse_giants(model: Any, path: Path) -> None:

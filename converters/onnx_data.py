@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from converters.onnx_walk import all_tensors
-from edge.artifact import sha256_of
 from edge.errors import ModelFileError
+from edge.files import sha256_of
 
 __all__ = ["data_sha256", "read_data", "source_digest"]
 

@@ -20,6 +20,7 @@ from edge.session import Array, import_engine
 
 __all__ = ["Graph", "image_input_shape", "load_onnx", "output_shapes"]
 
+
 def load_onnx(path: Path) -> Any:
     """Load an ONNX file of any origin, in the one form that the kit works on.
 

@@ -24,9 +24,7 @@ def as_float32(model: Any) -> None:
     from onnx import TensorProto
 
     graph = model.graph
-    borders = {
-        value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)
-    }
+    borders = {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
     kinds = {TensorProto.FLOAT16, TensorProto.BFLOAT16} if _computes_in_halves(model) else set()
     kinds |= borders & {TensorProto.DOUBLE}
     if not kinds:
@@ -52,7 +50,7 @@ def _computes_in_halves(model: Any) -> bool:
     graph = model.graph
     if any(value.type.tensor_type.elem_type in halves for value in (*graph.input, *graph.output)):
         return True
-    stored = set()
+    stored: set[str] = set()
     for inner in all_graphs(graph):
         stored.update(tensor.name for tensor in inner.initializer if tensor.data_type in halves)
     for node in all_nodes(model):

@@ -62,7 +62,7 @@ def _raised(onnx: Any, model: Any) -> Any:
 
 
 def _without_new_functions(onnx: Any, model: Any) -> Any:
-    """Operators that opset 17 lacks and ONNX defines by others (Gelu, Mish, ...) as these others."""
+    """Operators that opset 17 lacks and ONNX defines by others (Gelu, Mish) as these others."""
     names = {
         node.op_type
         for node in model.graph.node

@@ -109,9 +109,7 @@ def _dense(graph: Any, path: Path) -> None:
 
 def _sort(graph: Any, path: Path) -> None:
     """Put every node behind those that it reads, in place; the order stays where it is right."""
-    made_at = {
-        name: index for index, node in enumerate(graph.node) for name in node.output if name
-    }
+    made_at = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
     needs = [
         sorted({made_at[name] for name in reads(node) if name in made_at}) for node in graph.node
     ]

@@ -14,14 +14,18 @@ from typing import Any
 
 import numpy as np
 
+from converters.onnx_bounds import refuse_giants
 from converters.onnx_file import Graph, load_onnx
+from converters.onnx_operators import refuse_quantised
+from converters.onnx_opset import to_proven_opset
+from converters.onnx_walk import reads, rename_reads
 from converters.recognise import DetectorHeads, Recognised, recognise
 from converters.scale_norm import make_scale_norm_fp16_safe
 from edge.errors import ModelFileError
 from edge.session import Array
 from edge.spec import ModelSpec, TensorSpec
 
-__all__ = ["Prepared", "prepare", "with_batch"]
+__all__ = ["Prepared", "load_float_onnx", "prepare", "with_batch"]
 
 _MAP_KINDS = {
     "rtmdet": ("logits", "distances"),
@@ -63,7 +67,7 @@ def prepare(
     ``batch`` fixes the batch; None leaves it as open as the file has it. Raises ModelFileError or
     SpecError for anything that is no supported model.
     """
-    model = load_onnx(path)
+    model = load_float_onnx(path)
     found = recognise(model, path, name, spec, input_hw)
     own_batch = found.source_spec.input.shape[0]
     if batch is None:
@@ -82,7 +86,8 @@ def prepare(
     constants = _constants(model, found.source_spec, path)
     _cut(prepared, taps)
     _freeze_input(prepared, (batch, 3, height, width))
-    prepared = _simplify(prepared, path)
+    refuse_giants(prepared, path)
+    prepared = to_proven_opset(_simplify(prepared, path))
     count = make_scale_norm_fp16_safe(prepared)
     shapes = _inferred_shapes(prepared, taps, path)
     if heads:
@@ -95,6 +100,13 @@ def prepare(
     _check(prepared, path)
     tapped = dict(zip(names, taps, strict=True))
     return Prepared(prepared, new_spec, found.source_spec, tapped, count, constants)
+
+
+def load_float_onnx(path: Path) -> Any:
+    """`load_onnx` for a conversion: ModelFileError also for a file that is quantised already."""
+    model = load_onnx(path)
+    refuse_quantised(model, path)
+    return model
 
 
 def with_batch(prepared: Prepared, batch: int, path: Path) -> Prepared:
@@ -149,7 +161,7 @@ def _cut(model: Any, outputs: list[str]) -> None:
     import onnx
 
     nodes = Graph(model).needed_by(outputs)
-    used = {name for node in nodes for name in node.input}
+    used = {name for node in nodes for name in reads(node)}.union(outputs)
     graph = model.graph
     weights = [tensor for tensor in graph.initializer if tensor.name in used]
     inputs = [v for v in graph.input if v.name in used]
@@ -263,10 +275,10 @@ def _raw_head_spec(
 
 def _rename(model: Any, names: dict[str, str]) -> None:
     for node in model.graph.node:
-        for field in (node.input, node.output):
-            for index, name in enumerate(field):
-                if name in names:
-                    field[index] = names[name]
+        rename_reads(node, names)
+        for index, name in enumerate(node.output):
+            if name in names:
+                node.output[index] = names[name]
 
 
 def _set_outputs(model: Any, spec: ModelSpec) -> None:

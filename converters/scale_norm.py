@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from converters.onnx_file import Graph
+from converters.onnx_operators import opset_of
+from converters.onnx_walk import reads
 from edge.session import Array
 
 __all__ = ["make_scale_norm_fp16_safe"]
@@ -23,10 +25,9 @@ def make_scale_norm_fp16_safe(model: Any) -> int:
     ``||y||`` is at least 1 unless all |x| < eps, so that ``max(||y||, 1)`` guards the division
     and changes nothing where the original clamp did not act.
     """
-    import onnx
-
     count = 0
     graph = Graph(model)
+    dtypes = _element_types(model)
     for node in list(model.graph.node):
         if node.op_type != "Div":
             continue
@@ -34,11 +35,11 @@ def make_scale_norm_fp16_safe(model: Any) -> int:
         if norm is None:
             continue
         factor, epsilon = norm
-        _replace_division(model, node, factor, epsilon, prefix=f"scale_norm_{count}")
+        dtype = dtypes.get(node.input[0], np.dtype(np.float32))
+        _replace_division(model, node, factor, epsilon, dtype, prefix=f"scale_norm_{count}")
         count += 1
     if count:
         _drop_unused(model)
-        onnx.checker.check_model(model)
     return count
 
 
@@ -115,17 +116,17 @@ def _sum_of_squares(graph: Graph, name: str, x: str) -> float | None:
 
 
 def _replace_division(
-    model: Any, division: Any, factor: float, epsilon: float, prefix: str
+    model: Any, division: Any, factor: float, epsilon: float, dtype: np.dtype[Any], prefix: str
 ) -> None:
     from onnx import helper, numpy_helper
 
     x, result = division.input[0], division.output[0]
-    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    opset = opset_of(model)
     constants: dict[str, Array] = {
         # FP16 keeps nothing below 6e-8, and a clamp of 0 would divide 0 by 0.
-        "epsilon": np.array(max(epsilon, 1e-5), np.float32),
-        "one": np.array(1.0, np.float32),
-        "scale": np.array(1.0 / factor, np.float32),
+        "epsilon": np.array(max(epsilon, 1e-5), dtype),
+        "one": np.array(1.0, dtype),
+        "scale": np.array(1.0 / factor, dtype),
     }
     if opset >= 18:
         constants["axes"] = np.array([-1], np.int64)
@@ -158,11 +159,27 @@ def _replace_division(
         model.graph.node.insert(index + offset, new)
 
 
+def _element_types(model: Any) -> dict[str, np.dtype[Any]]:
+    """Tensor -> its type, where inference tells it: constants must be of the type they meet."""
+    import onnx
+    from onnx import helper
+
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model)
+    except Exception:  # inference is a help here, not a requirement
+        return {}
+    kinds = {
+        value.name: value.type.tensor_type.elem_type
+        for value in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
+    }
+    return {name: helper.tensor_dtype_to_np_dtype(kind) for name, kind in kinds.items() if kind}
+
+
 def _drop_unused(model: Any) -> None:
     nodes = Graph(model).needed_by(value.name for value in model.graph.output)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    used = {name for node in nodes for name in node.input}
+    used = {name for node in nodes for name in reads(node)}
     weights = [tensor for tensor in model.graph.initializer if tensor.name in used]
     del model.graph.initializer[:]
     model.graph.initializer.extend(weights)

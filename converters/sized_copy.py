@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +34,7 @@ def sized_copy(path: Path, input_hw: tuple[int, int]) -> Path:
     """
     import onnx
 
+    from converters.onnx_data import source_digest
     from converters.onnx_file import load_onnx
     from converters.recognise import SPEC_KEY
 
@@ -50,7 +50,7 @@ def sized_copy(path: Path, input_hw: tuple[int, int]) -> Path:
         return path  # the reader says what is wrong with it
     if spec is None:
         return path
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    digest = source_digest(path)[:16]
     height, width = input_hw
     copy = cache_folder() / "sized" / f"{path.stem}-{digest}-{height}x{width}.onnx"
     if copy.is_file():

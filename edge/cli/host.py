@@ -302,4 +302,4 @@ def _open_source(source: Source, settings: EngineSettings) -> Session:
 
     model = load_onnx(source.path)
     spec = recognise(model, source.path, source.name, source.spec, source.input_hw).source_spec
-    return OnnxRuntimeSession(source.path, spec, settings)
+    return OnnxRuntimeSession(bytes(model.SerializeToString()), spec, settings)

@@ -147,6 +147,8 @@ def default_report(out_dir: Path, model: str, variant: Variant) -> Path:
 
 
 def _of_source(path: Path, source: Source) -> bool:
+    from converters.onnx_data import source_digest
+
     try:
         data = read_json(path)
     except SpecError:
@@ -154,7 +156,7 @@ def _of_source(path: Path, source: Source) -> bool:
     return (
         isinstance(data, dict)
         and "proposal" in data
-        and data.get("source_sha256") == sha256_of(source.path)
+        and data.get("source_sha256") == source_digest(source.path)
     )
 
 

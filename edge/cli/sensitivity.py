@@ -15,7 +15,7 @@ from edge.cli.quantisation import (
     default_report,
 )
 from edge.errors import SpecError
-from edge.files import private_folder, sha256_of
+from edge.files import private_folder
 from edge.session import EngineSettings, Session
 from edge.spec import Variant
 from edge.texts import read_json
@@ -83,6 +83,7 @@ def sensitivity(arguments: argparse.Namespace) -> int:
     from converters.conversion import Asked, ModelInWork
     from converters.convert import CONVERTERS, check_tools
     from converters.job import FeedSource
+    from converters.onnx_data import source_digest
     from converters.zoo import find_source
 
     source = find_source(arguments.model)
@@ -107,7 +108,7 @@ def sensitivity(arguments: argparse.Namespace) -> int:
         accuracy=check,
     )
     with private_folder(out.parent, f"{out.stem}.work") as work:
-        model = ModelInWork(source, sha256_of(source.path), work, asked)
+        model = ModelInWork(source, source_digest(source.path), work, asked)
         search = _Search(model, variant, route, arguments, out)
         quantiser = model.quantiser(search.route, variant.precision, 1)
         ranking = rank_parts(
