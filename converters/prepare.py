@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from converters.detector_heads import DetectorHeads
 from converters.onnx_bounds import refuse_giants
 from converters.onnx_file import Graph, load_onnx
 from converters.onnx_operators import refuse_quantised
 from converters.onnx_opset import to_proven_opset
 from converters.onnx_walk import reads, rename_reads
-from converters.recognise import DetectorHeads, Recognised, recognise
+from converters.recognise import Recognised, recognise
 from converters.scale_norm import make_scale_norm_fp16_safe
 from edge.errors import ModelFileError
 from edge.session import Array
