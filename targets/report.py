@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edge.printable import printable
 from targets.report_compare import Change, Comparison
 from targets.report_svg import milliseconds
 from targets.result import RunResult
@@ -213,7 +214,7 @@ def text_report(runs: Sequence[RunResult]) -> str:
     for run_id, note in _notes(groups):
         if run_id != last:
             lines.append(f"\n{run_id}")
-        lines.append(f"  {note}")
+        lines.append(f"  {printable(note)}")
         last = run_id
     return "\n".join(lines)
 
@@ -309,7 +310,8 @@ def _compare_verdict(comparison: Comparison) -> str:
 def comparison_text(comparison: Comparison) -> str:
     """The comparison for a terminal."""
     table = _text_table(_COMPARE_HEAD, _compare_cells(comparison))
-    return "\n".join([table, *_compare_notes(comparison), _compare_verdict(comparison)])
+    notes = (printable(note) for note in _compare_notes(comparison))
+    return "\n".join([table, *notes, _compare_verdict(comparison)])
 
 
 def comparison_markdown(comparison: Comparison) -> str:
@@ -342,7 +344,7 @@ def _interval(change: Change) -> str:
 
 
 def _text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, *rows]
+    lines = [head, *([printable(text) for text in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return "\n".join(
         "  ".join(
@@ -363,4 +365,4 @@ def _escaped(text: str) -> str:
     """Text that Markdown shows as it is, in one line."""
     for special in "\\|*_`<>[]":
         text = text.replace(special, f"\\{special}")
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))

@@ -7,6 +7,7 @@ from datetime import datetime
 from html import escape
 
 from edge.latency import P90_SAMPLES, P99_SAMPLES
+from edge.printable import printable
 from targets import ROOM
 from targets.report import Group, group_runs, run_notes
 from targets.report_overview import at_a_glance, threads_text, trade_off
@@ -33,7 +34,7 @@ def html_page(runs: Sequence[RunResult], *, made: datetime, title: str = "Latenc
     style = (ROOM / "report.css").read_text(encoding="utf-8")
     script = (ROOM / "report.js").read_text(encoding="utf-8")
     # The policy is a promise that a browser keeps: this page asks nobody for anything.
-    return f"""<!DOCTYPE html>
+    page = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -55,6 +56,7 @@ def html_page(runs: Sequence[RunResult], *, made: datetime, title: str = "Latenc
 </body>
 </html>
 """
+    return printable(page, lines=True)
 
 
 def _head(runs: Sequence[RunResult], title: str, made: datetime) -> str:

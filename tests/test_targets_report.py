@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from targets.report import (
     text_report,
 )
 from targets.report_compare import compare_runs
+from targets.report_html import html_page
 from targets.result import RunResult
 from tests.synthetic_runs import (
     emulated_run,
@@ -232,3 +235,24 @@ def test_a_percentile_that_some_repeats_lack_is_of_none() -> None:
     assert (row["runs"], row["verdict"]) == ("3", "valid")
     assert row["p90 ms"] != "too few"
     assert row["p99 ms"] == "too few"
+
+
+def test_control_characters_of_a_device_reach_no_report() -> None:
+    name = "Pixel\x1b[31m 8\x1b]0;owned\x07\r\u202ex\x9b2J\nnext"
+    runs = [
+        replace(
+            run,
+            device=replace(run.device, name=name, model=name, soc=name, os=name),
+            artifact=replace(run.artifact, model=name),
+            warnings=(f"odd {name}",),
+        )
+        for run in mixed_runs()
+    ]
+    comparison = compare_runs(runs, runs, include_invalid=True)
+    made = datetime(2024, 1, 1, tzinfo=UTC)
+    texts = [text_report(runs), markdown(runs), html_page(runs, made=made)]
+    texts += [comparison_text(comparison), comparison_markdown(comparison)]
+    for text in texts:
+        assert "Pixel\\x1b" in text or "Pixel\\\\x1b" in text
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)
+    assert not any(line.startswith("next") for text in texts[:2] for line in text.splitlines())

@@ -33,6 +33,7 @@ from edge.cli import (
     sensitivity,
 )
 from edge.errors import EdgeError
+from edge.printable import harmless_streams
 from edge.session import default_threads
 
 __all__ = ["console", "main"]
@@ -45,7 +46,11 @@ def console() -> NoReturn:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command: 0 it worked, 1 it did not (one clear line on stderr), 2 wrong usage."""
-    arguments = _parser().parse_args(argv)
+    with harmless_streams():
+        return _run(_parser().parse_args(argv))
+
+
+def _run(arguments: argparse.Namespace) -> int:
     # An ended session and `kill` clean up like Ctrl-C does.
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:

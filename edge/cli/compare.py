@@ -19,6 +19,7 @@ import numpy as np
 from edge.artifact import MANIFEST, Artifact, load_artifact
 from edge.errors import ArtifactError, EngineMissingError, SpecError
 from edge.latency import P90_SAMPLES, LatencySettings, measure_in_turn, spread_reasons
+from edge.printable import printable
 from edge.session import (
     EngineSettings,
     InferencePrecision,
@@ -101,7 +102,7 @@ def compare(arguments: argparse.Namespace) -> int:
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
         text = f"{about}.\n\n{markdown_table(rows)}"
-        write_bytes(arguments.out / "variants.md", text.encode())
+        write_bytes(arguments.out / "variants.md", printable(text, lines=True).encode())
         write_bytes(arguments.out / "variants.svg", plot_svg(rows, about))
         report = json.dumps({"about": about, "rows": rows_json(rows)}, indent=1)
         write_bytes(arguments.out / "variants.json", report.encode())

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.digits import parse_digits
+from edge.printable import printable
 
 if TYPE_CHECKING:
     from targets.nearby import Nearby
@@ -126,7 +127,7 @@ _HEAD = ("device", "kind", "model", "SoC", "OS", "arch", "cores", "emulated", "t
 
 def _text(found: Sequence[Nearby]) -> str:
     """The table of what answered, then what did not, then the commands that measure."""
-    rows = [_HEAD, *(_cells(one) for one in found if one.info)]
+    rows = [_HEAD, *(tuple(map(printable, _cells(one))) for one in found if one.info)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     lines = [
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import SpecError
+from edge.printable import printable
 
 __all__ = ["add_report", "report"]
 
@@ -114,8 +115,8 @@ def _compare(arguments: argparse.Namespace) -> int:
 def _write(path: Path, text: str) -> None:
     from edge.files import write_bytes
 
-    # Names come from devices: a lone surrogate must not lose the report.
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+    # Names come from devices.
+    write_bytes(path, printable(text, lines=True).encode())
     print(f"-> {path}", file=sys.stderr)
 
 
