@@ -23,9 +23,10 @@ from calibration.annotations import (
     person_truth,
     read_annotations,
 )
+from edge.containers import count_pictures
 from edge.digits import parse_digits
 from edge.errors import ImageError, SpecError
-from edge.picture import read_image
+from edge.picture import first_taken, read_image
 from edge.spec import KEYPOINT_SETS, KeypointSet, ModelSpec
 from edge.texts import parse_json, read_text
 
@@ -187,13 +188,16 @@ def annotated_data(path: Path, spec: ModelSpec, images_folder: Path | None = Non
     make = person_truth if spec.task == "detection" else keypoint_truth
     truth, notices = make(annotations, spec)
     digest = hashlib.sha256(json.dumps(truth, sort_keys=True).encode())
-    pictures, names_of = [], dict[bytes, list[str]]()
+    pictures, names_of, several = [], dict[bytes, list[str]](), dict[str, int]()
     for row, file in zip(truth["images"], files, strict=True):
         try:
-            content = hashlib.sha256(file.read_bytes()).digest()
+            data = file.read_bytes()
         except OSError as error:
             raise ImageError(f"{file}: cannot be read ({error.strerror})") from None
+        content = hashlib.sha256(data).digest()
         digest.update(content)
+        if (count := count_pictures(data)) > 1:
+            several[file.name] = count
         names_of.setdefault(content, []).append(file.name)
         hw = (row["height"], row["width"])
         pictures.append(Picture(row["id"], file.name, hw, partial(_read, file, hw)))
@@ -203,7 +207,7 @@ def annotated_data(path: Path, spec: ModelSpec, images_folder: Path | None = Non
         spec.keypoint_set if spec.task != "detection" else None,
         tuple(pictures),
         truth,
-        (*notices, *_duplicates(names_of)),
+        (*notices, *_duplicates(names_of), *([first_taken(several)] if several else [])),
     )
 
 

@@ -16,7 +16,8 @@ from calibration.survey import Survey
 from edge.detector import detector_feeds
 from edge.digits import parse_digits
 from edge.errors import ImageError, SpecError
-from edge.picture import find_images, read_image
+from edge.inputs import Say, find_images, unheard
+from edge.picture import first_taken, read_image
 from edge.pose import pose_feeds
 from edge.session import Feeds
 from edge.spec import ModelSpec
@@ -68,15 +69,20 @@ def synthetic_images(count: int, *, seed: int = PARITY_SEED, crops: bool) -> lis
     return images
 
 
-def folder_images(folder: Path) -> list[LabelledImage]:
-    """A folder's pictures, each wholly one box. ImageError when it holds none."""
-    images = []
-    for path in find_images([folder]):
-        image = read_image(path)
+def folder_images(folder: Path, say: Say = unheard) -> list[LabelledImage]:
+    """A folder's pictures, each wholly one box. ImageError when it holds none.
+
+    ``say`` hears what the folder holds beside them, and of which only the first picture is taken.
+    """
+    images, several = [], dict[str, int]()
+    for path in find_images([folder], say):
+        image = read_image(path, several)
         height, width = image.shape[:2]
         images.append(
             LabelledImage(path.name, image, np.array([[0, 0, width, height]], np.float32))
         )
+    if several:
+        say(first_taken(several))
     return images
 
 
@@ -191,7 +197,7 @@ def calibration_set(
             if spec.task == "pose" and find_boxes is None:
                 notices.append("no boxes are known: each whole picture is taken for one person")
         elif path.suffix == ".json":
-            samples = _of_annotations(path, images_folder or path.parent, spec, seed)
+            samples = _of_annotations(path, images_folder or path.parent, spec, seed, survey)
         else:
             raise SpecError(
                 f"{source}: calibrate on a folder, an annotation file (.json) or synthetic[:N]"
@@ -254,16 +260,18 @@ def _giving(image: U8) -> Callable[[], U8]:
     return lambda: image
 
 
-def _reading(path: Path) -> Callable[[], U8]:
-    return lambda: read_image(path)
+def _reading(path: Path, survey: Survey) -> Callable[[], U8]:
+    return lambda: read_image(path, survey.several)
 
 
-def _of_annotations(path: Path, folder: Path, spec: ModelSpec, seed: int) -> list[_Sample]:
+def _of_annotations(
+    path: Path, folder: Path, spec: ModelSpec, seed: int, survey: Survey
+) -> list[_Sample]:
     """Annotated people for a pose model, whole pictures for others, in an order by ``seed``."""
     annotations = read_annotations(path)
     files = image_files(annotations, folder)
     if spec.task != "pose":
-        return _shuffled([_Sample(file.name, _reading(file)) for file in files], seed)
+        return _shuffled([_Sample(file.name, _reading(file, survey)) for file in files], seed)
     by_id = {row["id"]: file for row, file in zip(annotations.images, files, strict=True)}
     samples = []
     for row in annotations.annotations:
@@ -271,7 +279,7 @@ def _of_annotations(path: Path, folder: Path, spec: ModelSpec, seed: int) -> lis
         if row.get("iscrowd") or not row.get("num_keypoints", 1) or min(w, h) < 1:
             continue
         file, box = by_id[row["image_id"]], np.array([x, y, x + w, y + h], np.float32)
-        samples.append(_Sample(f"{file.name} at {x:g}, {y:g}", _reading(file), box))
+        samples.append(_Sample(f"{file.name} at {x:g}, {y:g}", _reading(file, survey), box))
     return _shuffled(samples, seed)
 
 
@@ -284,9 +292,9 @@ def _of_folder(
     survey: Survey,
 ) -> list[_Sample]:
     """A folder's pictures, or the people that are found in them, in an order by ``seed``."""
-    paths = find_images([folder])
+    paths = find_images([folder], survey.note)
     if spec.task != "pose":
-        return _shuffled([_Sample(path.name, _reading(path)) for path in paths], seed)
+        return _shuffled([_Sample(path.name, _reading(path, survey)) for path in paths], seed)
     samples: list[_Sample] = []
     for path in _shuffled(paths, seed):
         try:
@@ -299,7 +307,7 @@ def _of_folder(
         else:
             boxes = find_boxes(image)
         samples += [
-            _Sample(f"{path.name}, person {number}", _reading(path), box)
+            _Sample(f"{path.name}, person {number}", _reading(path, survey), box)
             for number, box in enumerate(boxes)
         ]
         if len(samples) >= 2 * count:  # enough, copies left out

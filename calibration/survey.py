@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import ImageError
+from edge.picture import first_taken
 
 __all__ = ["LEAST_FEEDS", "Survey"]
 
@@ -29,10 +30,15 @@ _GRID = (8, 8)
 
 
 class Survey:
-    """Takes in the pictures of a calibration set one by one and says what it saw."""
+    """Takes in the pictures of a calibration set one by one and says what it saw.
+
+    ``several``: files that hold several pictures, of which the first was read, and how many.
+    """
 
     def __init__(self) -> None:
+        self.several: dict[str, int] = {}
         self._digest = hashlib.sha256()
+        self._notes: list[str] = []
         self._seen: set[bytes] = set()
         self._copies: list[str] = []
         self._unreadable: list[str] = []
@@ -44,6 +50,10 @@ class Survey:
     def sha256(self) -> str:
         """Over the pictures and boxes that were taken in, in their order."""
         return self._digest.hexdigest()
+
+    def note(self, line: str) -> None:
+        """Keep a line for the notices."""
+        self._notes.append(line)
 
     def unreadable(self, error: ImageError) -> None:
         """Note a file that cannot be used."""
@@ -88,7 +98,9 @@ class Survey:
     def notices(self) -> list[str]:
         """What a user should know of these pictures, with figures."""
         count = len(self._deviations)
-        found = self._losses()
+        found = [*self._notes, *self._losses()]
+        if self.several:
+            found.append(first_taken(self.several))
         if count < USUAL_FEEDS:
             found.append(f"only {count} calibration feeds; 100 to 300 are usual")
         spread = self.spread_levels()

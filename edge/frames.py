@@ -7,24 +7,27 @@ from __future__ import annotations
 
 import glob
 import math
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
 
+from edge.digits import parse_digits
 from edge.errors import ImageError
-from edge.picture import SUFFIXES, import_opencv
+from edge.inputs import Say, kind_or_refuse, sort_out, unheard
+from edge.picture import import_opencv
 
-__all__ = ["VIDEO_SUFFIXES", "Source", "VideoReader", "check_video", "find_sources", "import_video"]
+__all__ = ["Source", "VideoReader", "check_video", "find_sources"]
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".3gp", ".ts")
-
+# WebM's clock and that of many recorders, in the place of a rate.
+_CLOCK_FPS = 1000.0
+# Less far back is a frame out of turn.
+_NEW_START_S = 1.0
 # What a camera is taken to give that does not say how many frames a second.
 _USUAL_FPS = 30.0
 
@@ -43,18 +46,19 @@ class Source:
     @property
     def stem(self) -> str:
         """A file name without a suffix."""
-        if self.text.isdigit():
+        if parse_digits(self.text) is not None:
             return f"camera{self.text}"
         path = urlsplit(self.text).path if "://" in self.text else self.text
         return Path(path).stem or "stream"
 
 
-def find_sources(texts: Iterable[str]) -> list[Source]:
+def find_sources(texts: Iterable[str], say: Say = unheard) -> list[Source]:
     """What is meant by paths, folders, globs, camera numbers and addresses, in their order.
 
     A folder stands for the pictures and videos in it, a glob that the shell has left for the files
-    it matches, both sorted by name; a number that is no file's name for a camera. Raises
-    ImageError for what does not exist and for a folder or glob with nothing to read.
+    it matches, both sorted by name; a number that is no file's name for a camera. What a file is,
+    is told by its first bytes. ``say`` hears what a folder or glob leaves out. Raises ImageError
+    for what does not exist or is not read, and for a folder or glob with nothing to read.
     """
     found: list[Source] = []
     for text in texts:
@@ -62,61 +66,24 @@ def find_sources(texts: Iterable[str]) -> list[Source]:
         if "://" in text:
             found.append(Source("stream", text))
         elif path.is_dir():
-            found += _in_folder(path)
-        elif path.is_char_device() or (text.isdigit() and not path.exists()):
+            inside = sort_out(text, path.iterdir(), say)
+            if not inside:
+                raise ImageError(f"{path}: no image in this folder and no video")
+            found += [Source(kind, str(one)) for kind, one in inside]
+        elif path.is_char_device() or (parse_digits(text) is not None and not path.exists()):
             found.append(Source("stream", text))
         elif path.exists():
-            found.append(_file(path))
+            found.append(Source(kind_or_refuse(path), text))
         elif any(sign in text for sign in "*?["):
             # Of Path's globs none takes a whole path.
-            matched = map(Path, sorted(glob.glob(text, recursive=True)))  # noqa: PTH207
-            files = [_file(one) for one in matched if one.suffix.lower() in _READABLE]
+            matched = map(Path, glob.glob(text, recursive=True))  # noqa: PTH207
+            files = sort_out(text, matched, say, folders_apart="**" in text)
             if not files:
                 raise ImageError(f"{text}: no picture or video matches")
-            found += files
+            found += [Source(kind, str(one)) for kind, one in files]
         else:
             raise ImageError(f"{text}: no such file")
     return found
-
-
-_READABLE = (*SUFFIXES, *VIDEO_SUFFIXES)
-
-
-def _in_folder(folder: Path) -> list[Source]:
-    inside = sorted(path for path in folder.iterdir() if path.suffix.lower() in _READABLE)
-    if not inside:
-        raise ImageError(
-            f"{folder}: no image in this folder ({', '.join(SUFFIXES)}) and no video "
-            f"({', '.join(VIDEO_SUFFIXES)})"
-        )
-    return [_file(path) for path in inside]
-
-
-def _file(path: Path) -> Source:
-    """A file is a video by its name, or by what is in it."""
-    suffix = path.suffix.lower()
-    if suffix in SUFFIXES:
-        return Source("picture", str(path))
-    if suffix in VIDEO_SUFFIXES or _opens(path):
-        return Source("video", str(path))
-    return Source("picture", str(path))
-
-
-def _opens(path: Path) -> bool:
-    capture = import_video().VideoCapture(str(path))
-    try:
-        return bool(capture.isOpened())
-    finally:
-        capture.release()
-
-
-def import_video() -> Any:
-    """OpenCV, told not to write messages of its own, which are no help beside the one line."""
-    # Read when the first video is opened; -8 is FFmpeg's "quiet".
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    cv2 = import_opencv()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    return cv2
 
 
 class VideoReader:
@@ -128,10 +95,12 @@ class VideoReader:
     """
 
     def __init__(self, source: Source) -> None:
-        cv2 = import_video()
+        cv2 = import_opencv()
         self.source = source
-        number = int(source.text) if source.text.isdigit() and source.kind == "stream" else None
-        self._capture = cv2.VideoCapture(source.text if number is None else number)
+        number = parse_digits(source.text) if source.kind == "stream" else None
+        # A colon in a file's name is none behind a protocol.
+        text = str(Path(source.text).absolute()) if source.kind == "video" else source.text
+        self._capture = cv2.VideoCapture(text if number is None else number)
         if not self._capture.isOpened():
             self._capture.release()
             raise ImageError(_why_not(source))
@@ -139,34 +108,63 @@ class VideoReader:
         self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
         self._position = cv2.CAP_PROP_POS_MSEC
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        # Files without an index answer with any number, often one far below 0.
-        self.frame_count = int(count) if 0 < count < 1e9 else None
-        self.live = source.kind == "stream" and self.frame_count is None
         fps = self._capture.get(cv2.CAP_PROP_FPS)
-        self.fps = fps if math.isfinite(fps) and 0 < fps <= 1000 else _USUAL_FPS
+        # Files without an index answer with any number, often one far below 0.
+        known = 0 < count < 1e9
+        self.live = source.kind == "stream" and not known
+        # A clock of a millisecond is no rate, and a count that was worked out from it is none.
+        believed = math.isfinite(fps) and 0 < fps < _CLOCK_FPS
+        self.fps = fps if believed else _USUAL_FPS
+        self.frame_count = int(count) if known and believed else None
+        self.length_s = count / fps if known and math.isfinite(fps) and fps > 0 else None
         self.read_count = 0
+        self._last_s = self._shift_s = 0.0
 
     def __iter__(self) -> Iterator[tuple[npt.NDArray[np.uint8], float]]:
-        """Each frame (H, W, 3) uint8 BGR, and when it is shown, in seconds from the start."""
+        """Each frame (H, W, 3) uint8 BGR, and when it is shown, in seconds from the start.
+
+        The times are those of the frames, and never go back: a recording that was put together
+        from several goes on behind the one before.
+        """
         while True:
             done, frame = self._capture.read()
             if not done:
                 return
-            at_s = self._capture.get(self._position) / 1000
-            if not (math.isfinite(at_s) and at_s > 0):
-                at_s = self.read_count / self.fps
+            self._last_s = self._time_s()
             self.read_count += 1
-            yield np.ascontiguousarray(frame, np.uint8), at_s
+            yield np.ascontiguousarray(frame, np.uint8), self._last_s
+
+    def _time_s(self) -> float:
+        at_s = float(self._capture.get(self._position)) / 1000
+        if not self.read_count:
+            return at_s if math.isfinite(at_s) and at_s > 0 else 0.0
+        if not (math.isfinite(at_s) and at_s > 0):
+            # No time stamps, or none from here on.
+            return max(self.read_count / self.fps, self._last_s)
+        if at_s + self._shift_s < self._last_s - _NEW_START_S:
+            self._shift_s = self._last_s + self._gap_s - at_s
+        return max(at_s + self._shift_s, self._last_s)
 
     @property
-    def breaks_off(self) -> bool:
-        """Whether a video that was read to its end had fewer frames than it says.
+    def _gap_s(self) -> float:
+        """From frame to frame in the mean, of what was read."""
+        return self._last_s / (self.read_count - 1) if self.read_count > 1 else 1 / self.fps
 
-        By more than one and 2 %: many containers only estimate their number.
+    @property
+    def breaks_off(self) -> str:
+        """Where a video that was read to its end breaks off; empty where it does not.
+
+        Both frames and time must be missing, by more than a frame and 2 %: many containers only
+        estimate their number, and frames that a camera has dropped are counted by some.
         """
+        ended_s = self._last_s + 2 * self._gap_s
+        if self.length_s is None or ended_s >= self.length_s * 0.98:
+            return ""
         if self.frame_count is None:
-            return False
-        return self.read_count + 1 < self.frame_count * 0.98
+            return f"after {self._last_s:.1f} of its {self.length_s:.1f} s"
+        if self.read_count + 1 >= self.frame_count * 0.98:
+            return ""
+        return f"after {self.read_count} of its {self.frame_count} frames"
 
     def close(self) -> None:
         """Let go of the file or camera."""
@@ -196,7 +194,7 @@ def _why_not(source: Source) -> str:
     if source.kind == "stream":
         if "://" in source.text:
             return f"{source.text}: no video can be had from this address"
-        where = f"camera {source.text}" if source.text.isdigit() else source.text
+        where = source.text if parse_digits(source.text) is None else f"camera {source.text}"
         return f"{where}: no camera can be opened there; see which exist with: ls /dev/video*"
     if Path(source.text).stat().st_size == 0:
         return f"{source.text}: an empty file"

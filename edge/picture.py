@@ -6,24 +6,35 @@ command line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edge.containers import count_pictures, stored_orientation
 from edge.errors import ImageError
 from edge.files import write_bytes
+from edge.quiet import quietly
 from edge.session import import_engine
+from edge.signatures import kind_of
 from edge.spec import KeypointSet
 
 if TYPE_CHECKING:
     from edge.pipeline import Pose
 
-__all__ = ["draw_poses", "find_images", "import_opencv", "read_image", "write_image"]
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+__all__ = [
+    "draw_poses",
+    "first_taken",
+    "import_opencv",
+    "read_image",
+    "write_image",
+    "written_name",
+]
 
 # Left limbs, right limbs, the middle: BGR.
 _LEFT, _RIGHT, _MIDDLE, _BOX = (0, 170, 255), (255, 120, 30), (80, 220, 80), (230, 230, 230)
@@ -34,47 +45,108 @@ _NUMBERED = (
 )
 
 
-def find_images(paths: Iterable[Path]) -> list[Path]:
-    """The image files among paths, folders replaced by the images in them, sorted by name.
+# How OpenCV and the libraries in it begin lines about a file.
+_LOGS = (b"[ WARN:", b"[ERROR:", b"[ INFO:", b"libpng ", b"Corrupt JPEG", b"Premature end", b"\n")
+_TURN_IT_MYSELF = ("WebP", "AVIF")
+# Suffix -> the one by which OpenCV knows the format, of those that are written under their own.
+_WRITTEN = {
+    **{one: one for one in (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jp2")},
+    ".jfif": ".jpg",
+    ".jpe": ".jpg",
+    ".jif": ".jpg",
+    ".dib": ".bmp",
+}
 
-    Raises ImageError for a path that does not exist and for a folder without an image.
+
+def read_image(path: Path, several: dict[str, int] | None = None) -> npt.NDArray[np.uint8]:
+    """An image file as (H, W, 3) uint8 BGR, upright, whatever its name; or ImageError.
+
+    Of an animation or a file of several pages it is the first picture: ``several`` then gets the
+    file's name and how many there are.
     """
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-            if not inside:
-                raise ImageError(f"{path}: no image in this folder ({', '.join(SUFFIXES)})")
-            found.extend(inside)
-        elif path.exists():
-            found.append(path)
-        else:
-            raise ImageError(f"{path}: no such file")
-    return found
-
-
-def read_image(path: Path) -> npt.NDArray[np.uint8]:
-    """An image file as (H, W, 3) uint8 BGR, turned upright by its EXIF tag; or ImageError."""
     cv2 = import_opencv()
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
+        data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
+    if not data:
+        raise ImageError(f"{path}: not an image, but an empty file")
+    found = kind_of(data)
+    if found.kind == "other":
+        raise ImageError(f"{path}: {found.name} is not read: save it as JPEG or PNG")
+    if found.kind == "video":
+        raise ImageError(f"{path}: a video ({found.name}); a picture is wanted here")
+    # Not all versions of OpenCV turn these, and those that do not must not do it twice.
+    turn = found.name in _TURN_IT_MYSELF
+    flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if turn else 0)
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        with _quietly():
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         image = None
     if image is None:
-        raise ImageError(f"{path}: not an image, or a damaged one")
-    return np.asarray(image, np.uint8)
+        if not found.name:
+            raise ImageError(f"{path}: not an image, or a damaged one")
+        raise ImageError(
+            f"{path}: not an image that can be read: the {found.name} is damaged, cut short, too "
+            "large, or of a kind that this OpenCV does not know; save it anew as JPEG or PNG"
+        )
+    if several is not None and (count := count_pictures(data)) > 1:
+        several[path.name] = count
+    image = np.asarray(image, np.uint8)
+    return _upright(image, stored_orientation(data)) if turn else image
+
+
+def _quietly() -> AbstractContextManager[None]:
+    """Without the libraries' lines, which are no help beside the one of the kit.
+
+    Not in other threads than the main one: of many that read at once one would hold back what all
+    of the program says.
+    """
+    if threading.current_thread() is threading.main_thread():
+        return quietly(*_LOGS)
+    return nullcontext()
+
+
+def first_taken(several: Mapping[str, int]) -> str:
+    """A line about files of which only the first picture was taken; empty where there is none."""
+    shown = ", ".join(f"{name} ({count})" for name, count in list(several.items())[:5])
+    if len(several) < 2:
+        return "".join(f"{n}: the first of its {c} pictures is taken" for n, c in several.items())
+    more = f" and {len(several) - 5} more" if len(several) > 5 else ""
+    return f"of files that hold several pictures the first is taken: {shown}{more}"
+
+
+def _upright(image: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+    """Turned and mirrored by EXIF's orientation, 1 to 8 (CIPA DC-008, 4.6.5.1.6)."""
+    if orientation >= 5:
+        image = image.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
+
+
+def written_name(path: Path) -> str:
+    """What a picture is called when it is written: as it was, if that format is written.
+
+    Otherwise PNG, with that suffix behind the whole name.
+    """
+    return path.name if path.suffix.lower() in _WRITTEN else f"{path.name}.png"
 
 
 def write_image(path: Path, image_bgr: npt.NDArray[np.uint8]) -> None:
-    """Write an image by a temporary name; the suffix decides the format."""
+    """Write an image whole or not at all; the suffix decides the format."""
     cv2 = import_opencv()
-    done, data = cv2.imencode(path.suffix, image_bgr)
+    suffix = _WRITTEN.get(path.suffix.lower(), path.suffix)
+    try:
+        with _quietly():
+            done, data = cv2.imencode(suffix, image_bgr)
+    except cv2.error:
+        done = False
     if not done:
-        raise ImageError(f"{path}: cannot be encoded as {path.suffix}")
+        raise ImageError(f"{path}: cannot be encoded as {path.suffix or 'a name without a suffix'}")
     write_bytes(path, data.tobytes())
 
 
@@ -94,7 +166,7 @@ def draw_poses(
     thickness = max(1, round(min(height, width) / 240))
     shift, one = 3, 8  # coordinates in eighths of a pixel
     for pose in poses:
-        x1, y1, x2, y2 = (round(float(v)) for v in pose.box_xyxy)
+        x1, y1, x2, y2 = (round(float(v)) for v in _drawable(pose.box_xyxy))
         number = pose.track_id
         frame = _BOX if number is None else _NUMBERED[number % len(_NUMBERED)]
         cv2.rectangle(drawn, (x1, y1), (x2, y2), frame, thickness)
@@ -104,8 +176,9 @@ def draw_poses(
             font = (cv2.FONT_HERSHEY_SIMPLEX, 0.2 + 0.25 * thickness)
             for color, extra in (((0, 0, 0), 2), (frame, 0)):
                 cv2.putText(drawn, label, at, *font, color, thickness + extra, cv2.LINE_AA)
-        points = [(round(float(x) * one), round(float(y) * one)) for x, y in pose.keypoints[:, :2]]
-        seen = pose.keypoints[:, 2] >= score_threshold
+        places = _drawable(pose.keypoints[:, :2])
+        points = [(round(float(x) * one), round(float(y) * one)) for x, y in places]
+        seen = (pose.keypoints[:, 2] >= score_threshold) & np.isfinite(pose.keypoints).all(axis=1)
         for a, b in keypoints.skeleton:
             if seen[a] and seen[b]:
                 color = _side_color(keypoints.keypoints[a], keypoints.keypoints[b])
@@ -119,6 +192,11 @@ def draw_poses(
     return drawn
 
 
+def _drawable(places: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The same places as numbers that OpenCV takes: finite, and far outside at most."""
+    return np.clip(np.nan_to_num(places, nan=0.0), -1e5, 1e5)
+
+
 def _side_color(*names: str) -> tuple[int, int, int]:
     if all(name.startswith("left") for name in names):
         return _LEFT
@@ -128,5 +206,12 @@ def _side_color(*names: str) -> tuple[int, int, int]:
 
 
 def import_opencv() -> Any:
-    """OpenCV, or EngineMissingError that names the extra to install."""
-    return import_engine("cv2", "image")
+    """OpenCV, or EngineMissingError that names the extra to install.
+
+    It is told not to write messages of its own, which are no help beside the one line.
+    """
+    # Read when the first video is opened; -8 is FFmpeg's "quiet".
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    cv2 = import_engine("cv2", "image")
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    return cv2

@@ -29,6 +29,7 @@ from edge.artifact import load_artifact
 from edge.detector import Detector
 from edge.errors import EdgeError, ImageError, SpecError
 from edge.frames import Source, VideoReader, find_sources
+from edge.inputs import tell
 from edge.onestage import OneStage
 from edge.pipeline import Pipeline, Pose
 from edge.pose import PoseEstimator
@@ -77,7 +78,7 @@ def _serve(arguments: argparse.Namespace, path: Path) -> NoReturn:
         session = stack.enter_context(_open(arguments.model, arguments.threads))
         find_poses = _pipeline(session, arguments, stack)
         names = session.spec.keypoints.keypoints
-        sources = find_sources([arguments.camera])
+        sources = find_sources([arguments.camera], tell)
         if len(sources) != 1 or sources[0].kind == "picture":
             raise SpecError(f"{arguments.camera} is no camera, no video and no address of one")
         video = stack.enter_context(_opened(sources[0]))

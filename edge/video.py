@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from edge.errors import EngineMissingError, ImageError
 from edge.files import private_folder
-from edge.frames import import_video
+from edge.mp4_times import FrameTimes
+from edge.picture import import_opencv
 
 __all__ = ["VideoFile", "Window", "fit_frame"]
 
@@ -23,25 +24,36 @@ Answer = Literal["none", "key", "quit"]
 
 
 class VideoFile:
-    """An MP4 file (MPEG-4 Part 2) that gets one frame after the other.
+    """An MP4 file (MPEG-4 Part 2) that gets one frame after the other, each shown at its time.
 
-    It has the size of its first frame, made even as the codec needs; frames of another size are
-    put into that one. It appears under its own name when it is closed, whole: `close` raises
-    ImageError when the file does not hold what was written, and `discard` leaves nothing.
+    ``fps`` holds where no times are given, and for a single frame. The video has the size of its
+    first frame, made even as the codec needs; frames of another size are put into that one. It
+    appears under its own name when it is closed, whole: `close` raises ImageError when the file
+    does not hold what was written, and `discard` leaves nothing.
+    ``times_are_lost`` where the file turned out to be laid out in a way that has no place for them.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
         self.path = path
         self.fps = fps
-        self.frame_count = 0
-        self._cv2 = import_video()
+        self.times_are_lost = False
+        self._times = FrameTimes(1 / fps)
+        self._cv2 = import_opencv()
         self._place = ExitStack()
         self._private = path
         self._writer = self._cv2.VideoWriter()
         self._size_hw = (0, 0)
 
-    def write(self, image_bgr: Image) -> None:
-        """Add an (H, W, 3) uint8 BGR frame."""
+    @property
+    def frame_count(self) -> int:
+        """How many frames were added."""
+        return self._times.count
+
+    def write(self, image_bgr: Image, at_s: float | None = None) -> None:
+        """Add an (H, W, 3) uint8 BGR frame that is shown from ``at_s`` on, seconds from the start.
+
+        Times must not go back.
+        """
         if not self.frame_count:
             height, width = image_bgr.shape[:2]
             self._size_hw = (height + height % 2, width + width % 2)
@@ -56,7 +68,7 @@ class VideoFile:
                     "this OpenCV write MP4 (opencv-python-headless of the registry can)?"
                 )
         self._writer.write(fit_frame(image_bgr, self._size_hw))
-        self.frame_count += 1
+        self._times.add(self.frame_count / self.fps if at_s is None else at_s)
 
     def _open_private(self) -> bool:
         try:
@@ -80,6 +92,15 @@ class VideoFile:
                     f"{self.path}: {held} of {self.frame_count} frames could be written: is there "
                     "room left on the disk?"
                 )
+            try:
+                self._times.write(self._private)
+            except ValueError:
+                self.times_are_lost = True
+            except OSError as error:
+                raise ImageError(
+                    f"{self.path}: cannot be written ({error.strerror}): is there room left on the "
+                    "disk?"
+                ) from None
             self._private.replace(self.path)
 
     def _held(self) -> int:
@@ -123,7 +144,7 @@ def fit_frame(image_bgr: Image, size_hw: tuple[int, int]) -> Image:
         return image_bgr
     scale = min(1.0, size_hw[0] / height, size_hw[1] / width)
     if scale < 1:
-        cv2 = import_video()
+        cv2 = import_opencv()
         inner_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
         image_bgr = cv2.resize(image_bgr, inner_wh, interpolation=cv2.INTER_AREA)
         height, width = image_bgr.shape[:2]
@@ -136,7 +157,7 @@ class Window:
     """A window on the screen; EngineMissingError or ImageError says why there cannot be one."""
 
     def __init__(self, title: str) -> None:
-        self._cv2 = import_video()
+        self._cv2 = import_opencv()
         self._title = title
         # Qt ends the whole process where it finds no screen, so it is looked for first.
         if sys.platform == "linux" and not (

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from calibration.synthetic import scene
 from edge.artifact import Artifact, load_artifact, sha256_of
 from edge.errors import ToolError
-from edge.picture import find_images, read_image
+from edge.inputs import find_images
+from edge.picture import read_image
 from tests.bench_harness import printed_by
 from tests.peer_processes import Process
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from edge.codecs import KEYPOINT_CODECS, KEYPOINT_SHORTFALLS
 from edge.detector import Detector
 from edge.errors import DeviceError, SpecError
+from edge.inputs import tell
 from edge.pipeline import Pose
 from edge.pose import pose_feeds
 
@@ -51,7 +52,7 @@ def pictures(folder: Path | None, people: int) -> list[tuple[str, Image]]:
     from calibration.synthetic import scene
 
     if folder is not None:
-        return [(one.name, one.image_bgr) for one in folder_images(folder)[:_PICTURES]]
+        return [(one.name, one.image_bgr) for one in folder_images(folder, tell)[:_PICTURES]]
     return [
         (
             f"synthetic {PARITY_SEED}/{index}",

@@ -19,6 +19,7 @@ from edge.cli import arm, quantisation
 from edge.cli.device import parity_lines
 from edge.detector import Detector, detector_feeds
 from edge.errors import CheckoutError, SpecError, StepError
+from edge.inputs import tell
 from edge.pose import pose_feeds
 from edge.session import EngineSettings, Session
 from edge.spec import QUANTISED, Variant
@@ -205,11 +206,19 @@ def parity_images(folder: Path | None) -> FeedSource:
 
     counts = {"pose": 8, "detection": 4, "one-stage": 4}
 
+    heard: set[str] = set()
+
+    def say(line: str) -> None:
+        if line not in heard:  # every model asks for its feeds
+            heard.add(line)
+            tell(line)
+
     def feeds(spec: edge.ModelSpec) -> list[NamedFeeds]:
         pose = spec.task == "pose"
-        images = (
-            folder_images(folder) if folder else synthetic_images(counts[spec.task], crops=pose)
-        )
+        if folder:
+            images = folder_images(folder, say)
+        else:
+            images = synthetic_images(counts[spec.task], crops=pose)
         return [
             NamedFeeds(
                 image.name,

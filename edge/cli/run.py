@@ -19,16 +19,26 @@ import numpy.typing as npt
 from edge.cli.choose import add_build, open_chosen
 from edge.cli.options import count
 from edge.cli.run_results import JsonFile, Progress, coco_result, interruptible, people_json
+from edge.cli.run_watch import WatchedTracker
 from edge.detector import Detector
+from edge.digits import parse_digits
 from edge.errors import ImageError, SpecError
 from edge.frames import Source, VideoReader, check_video, find_sources
+from edge.inputs import tell
 from edge.keypoints import KeypointSet
 from edge.onestage import OneStage
-from edge.picture import draw_poses, import_opencv, read_image, write_image
+from edge.picture import (
+    draw_poses,
+    first_taken,
+    import_opencv,
+    read_image,
+    write_image,
+    written_name,
+)
 from edge.pipeline import Pipeline, Pose
 from edge.pose import PoseEstimator
 from edge.session import Session
-from edge.tracker import PoseTracker, TrackerParams
+from edge.tracker import TrackerParams
 from edge.video import VideoFile, Window
 
 __all__ = ["add_run", "run"]
@@ -125,7 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run a one-stage model, or a detector and a pose model, on all inputs."""
     if arguments.out is None and (arguments.json or not arguments.show):
         raise SpecError("give --out DIR for what is found; with --show alone nothing is written")
-    sources = find_sources(arguments.inputs)
+    sources = find_sources(arguments.inputs, tell)
     outputs = _outputs(sources, arguments.out)
     with ExitStack() as stack:
         session = stack.enter_context(open_chosen(arguments.model, arguments))
@@ -171,13 +181,16 @@ def _look(sources: Sequence[Source], stack: ExitStack) -> VideoReader | None:
 
     A damaged picture among a thousand should not be found after an hour.
     """
+    several: dict[str, int] = {}
     for source in sources:
         if source.kind == "picture":
-            read_image(Path(source.text))
+            read_image(Path(source.text), several)
         elif source.kind == "video":
             check_video(source)
         else:
             return stack.enter_context(VideoReader(source))
+    if several:
+        tell(first_taken(several))
     return None
 
 
@@ -191,7 +204,7 @@ def _outputs(sources: Sequence[Source], out: Path | None) -> list[Path | None]:
     names: set[str] = set()
     for source in sources:
         picture = source.kind == "picture"
-        path = out / (Path(source.text).name if picture else f"{source.stem}.mp4")
+        path = out / (written_name(Path(source.text)) if picture else f"{source.stem}.mp4")
         if path.name in names:
             what = f"two pictures are called {path.name}" if picture else f"two make {path.name}"
             raise ImageError(f"{what}; run them into two folders")
@@ -257,7 +270,7 @@ def _find_people(
             pose_kpt_thr=arguments.keypoint_score,
             keypoint_sigmas=session.spec.keypoints.sigmas,
         )
-        tracker = PoseTracker(params, mode=arguments.tracker or "corrected")
+        tracker = WatchedTracker(params, mode=arguments.tracker or "corrected")
     if one_stage:
         return OneStage(session, score_threshold=arguments.score, tracker=tracker)
     pose = PoseEstimator(session)
@@ -276,14 +289,14 @@ def _all(
 ) -> None:
     """All inputs one after the other, until the last one or somebody ends it."""
     find_people = job.find_people(job.arguments.track is True)
-    stems = [Path(source.text).stem for source in sources if source.kind == "picture"]
     # COCO's file names are its image ids; otherwise pictures and frames are counted from 1.
-    named = all(stem.isdigit() for stem in stems) and len({int(s) for s in stems}) == len(sources)
+    ids = [parse_digits(Path(one.text).stem) if one.kind == "picture" else None for one in sources]
+    named = None not in ids and len(set(ids)) == len(sources)
     next_id = 1
     progress = Progress("pictures", len(sources))
-    for source, output in zip(sources, outputs, strict=True):
+    for source, output, own_id in zip(sources, outputs, ids, strict=True):
         if source.kind == "picture":
-            image_id = int(Path(source.text).stem) if named else next_id
+            image_id = next_id if own_id is None or not named else own_id
             went_on, seen = _picture(job, source, output, find_people, image_id), 1
             if job.arguments.json:
                 progress.step()
@@ -295,6 +308,7 @@ def _all(
         if not went_on:
             break
     progress.end()
+    _say_why_nobody("these pictures", find_people)
 
 
 def _picture(
@@ -325,7 +339,7 @@ def _video(job: _Job, reader: VideoReader, output: Path | None, first_id: int) -
     find_people = job.find_people(True)
     progress = Progress(text, reader.frame_count)
     began = time.perf_counter()
-    most, tracked, went_on = 0, 0, True
+    most, tracked, unusable, went_on = 0, 0, 0, True
     with ExitStack() as stack:
         file = stack.enter_context(VideoFile(output, reader.fps)) if output else None
         stack.callback(progress.end)
@@ -335,13 +349,13 @@ def _video(job: _Job, reader: VideoReader, output: Path | None, first_id: int) -
             try:
                 found = find_people(image)
             except ImageError as error:
-                raise ImageError(f"{text}, frame {progress.count}: {error}") from None
+                if not progress.count:
+                    raise ImageError(f"{text}, frame 0: {error}") from None
+                # One bad frame costs itself, not the rest.
+                found, unusable = [], unusable + 1
             drawn = job.draw(image, found)
             if file:
-                file.write(drawn)
-                # Of a camera faster than the models: its video keeps the time by standing still.
-                while reader.live and file.frame_count < at_s * reader.fps:
-                    file.write(drawn)
+                file.write(drawn, at_s)
             record = {"file": Path(text).name, "frame": progress.count, "time_s": round(at_s, 4)}
             job.write(first_id + progress.count, record, image, found)
             most = max(most, len(found))
@@ -360,9 +374,19 @@ def _video(job: _Job, reader: VideoReader, output: Path | None, first_id: int) -
     people = f"{tracked} people followed" if tracked else f"at most {most} people at once"
     if not job.arguments.json:
         print(f"{text}: {speed}, {people}" + (f" -> {output}" if output else ""))
+    _say_why_nobody(text, find_people)
+    if unusable:
+        tell(f"{text}: {unusable} frames could not be used, and nobody was sought in them")
+    if file and file.times_are_lost:
+        tell(f"{output}: plays at a constant {reader.fps:g} frames/s: see time_s in poses.json")
     if went_on and reader.breaks_off:
-        missing = f"after {reader.read_count} of its {reader.frame_count} frames"
-        print(f"edge: {text}: breaks off {missing}; these are done", file=sys.stderr)
+        tell(f"{text}: breaks off {reader.breaks_off}; these are done")
     if went_on and reader.live:
-        print(f"edge: {text}: no more frames came", file=sys.stderr)
+        tell(f"{text}: no more frames came")
     return went_on, progress.count
+
+
+def _say_why_nobody(text: str, find_people: FindPeople) -> None:
+    tracker = getattr(find_people, "tracker", None)
+    if isinstance(tracker, WatchedTracker) and tracker.why_nobody:
+        tell(f"{text}: {tracker.why_nobody}")

@@ -34,7 +34,7 @@ class JsonFile:
 
     def add(self, item: dict[str, Any]) -> None:
         """Append an item, on a line of its own."""
-        self._file.write(self._separator + json.dumps(item))
+        self._file.write(self._separator + json.dumps(item, allow_nan=False))
         self._separator = ",\n"
 
     def __enter__(self) -> JsonFile:
@@ -89,7 +89,8 @@ def coco_result(image_id: int, pose: Pose, *, by_box: bool) -> dict[str, Any]:
 
 
 def _rounded(values: np.ndarray[Any, Any], digits: int) -> list[float]:
-    return [round(float(value), digits) for value in values]
+    # JSON has no word for what is not finite.
+    return [round(float(value), digits) if np.isfinite(value) else 0.0 for value in values]
 
 
 class Progress:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import os
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
+from edge import quiet
 from edge.artifact import Artifact, load_constants
 from edge.errors import ArtifactError, EngineError, EngineMissingError
 from edge.session import (
@@ -183,21 +183,6 @@ def first_line(error: Exception) -> str:
     return text if len(text) <= 160 else text[:157] + "..."
 
 
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Without the lines of LiteRT's own log, which has no switch in Python (2.3.0).
-
-    What else is written to the process's standard error meanwhile is passed on afterwards.
-    """
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as log:
-        kept = os.dup(2)
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            log.seek(0)
-            lines = [line for line in log if not line.startswith((b"INFO: ", b"WARNING: "))]
-            os.write(2, b"".join(lines))
+def quietly() -> AbstractContextManager[None]:
+    """Without the lines of LiteRT's own log, which has no switch in Python (2.3.0)."""
+    return quiet.quietly(b"INFO: ", b"WARNING: ")
