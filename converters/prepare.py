@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from converters.detector_heads import DetectorHeads
+from converters.focus import fold_focus
+from converters.half_weights import scale_for_half
 from converters.onnx_bounds import refuse_giants
 from converters.onnx_file import Graph, load_onnx
 from converters.onnx_operators import refuse_quantised
@@ -44,7 +46,8 @@ class Prepared:
 
     ``taps`` maps each output of ``spec`` to the tensor of the untouched file that holds the same
     values, ``source_spec`` describes that file as it is. ``constants`` are the arrays of
-    ``spec.constants``, which the prepared network no longer has.
+    ``spec.constants``, which the prepared network no longer has. ``scaled_layers`` had weights that
+    FP16 does not hold.
     """
 
     model: Any
@@ -53,6 +56,7 @@ class Prepared:
     taps: dict[str, str]
     rewritten_scale_norms: int
     constants: dict[str, Array]
+    scaled_layers: tuple[str, ...] = ()
 
 
 def prepare(
@@ -89,7 +93,10 @@ def prepare(
     _freeze_input(prepared, (batch, 3, height, width))
     refuse_giants(prepared, path)
     prepared = to_proven_opset(_simplify(prepared, path))
+    if fold_focus(prepared):
+        _cut(prepared, taps)
     count = make_scale_norm_fp16_safe(prepared)
+    scaled = scale_for_half(prepared)
     shapes = _inferred_shapes(prepared, taps, path)
     if heads:
         new_spec, taps = _raw_head_spec(found, heads, shapes, batch, path)
@@ -100,7 +107,8 @@ def prepare(
     _set_outputs(prepared, new_spec)
     _check(prepared, path)
     tapped = dict(zip(names, taps, strict=True))
-    return Prepared(prepared, new_spec, found.source_spec, tapped, count, constants)
+    source_spec = found.source_spec
+    return Prepared(prepared, new_spec, source_spec, tapped, count, constants, tuple(scaled))
 
 
 def load_float_onnx(path: Path) -> Any:

@@ -27,6 +27,7 @@ from edge.errors import ArtifactError, ModelFileError, SpecError, StepError  # n
 from edge.session import EngineSettings, open_session  # noqa: E402
 from edge.spec import ModelSpec, TensorSpec, Variant  # noqa: E402
 from tests.conftest import tiny_simcc_model  # noqa: E402
+from tests.yolox_networks import Builder, suppress  # noqa: E402
 
 HW = (64, 96)
 STRIDES = (8, 16)
@@ -63,44 +64,18 @@ def converted(
 # --- YOLOX ----------------------------------------------------------------------------------------
 
 
-class Builder:
-    """Nodes and weights of a small detector, written one by one."""
+def yolox_graph(classes: int, *, suppressed: bool, several: bool = False) -> Any:
+    """Megvii's one output (N, A, 5 + C), or mmdeploy's dets and labels with the suppression.
 
-    def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.weights: list[Any] = []
-        self.rng = np.random.default_rng(3)
-
-    def add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(op, inputs, [output], **attributes))
-        return output
-
-    def constant(self, name: str, value: Any, dtype: Any = np.float32) -> str:
-        self.weights.append(numpy_helper.from_array(np.array(value, dtype), name))
-        return name
-
-    def conv(
-        self, source: str, output: str, channels: tuple[int, int], stride: int, scale: float
-    ) -> str:
-        kernel = stride
-        weight = self.rng.normal(0, scale, (channels[1], channels[0], kernel, kernel))
-        return self.add(
-            "Conv",
-            [source, self.constant(f"{output}.w", weight)],
-            output,
-            kernel_shape=[kernel, kernel],
-            strides=[stride, stride],
-        )
-
-
-def yolox_graph(classes: int, *, suppressed: bool) -> Any:
-    """Megvii's one output (N, A, 5 + C), or mmdeploy's dets and labels with the suppression."""
+    It begins with the official Focus stem.
+    """
     b = Builder()
     rows = []
-    b.add("Mul", ["input", b.constant("unit", 1 / 64)], "image")
+    image = b.add("Mul", ["input", b.constant("unit", 1 / 64)], "image")
+    stem = b.conv(b.focus(image), "stem", (12, 3), 1, 0.6)
     for stride in STRIDES:
         # Features of the order of 1 from grey levels; sizes of about a stride.
-        features = b.conv("image", f"features_{stride}", (3, 6), stride, 0.3 / stride)
+        features = b.conv(stem, f"features_{stride}", (3, 6), stride // 2, 0.6 / stride)
         maps = [b.conv(features, f"reg_{stride}", (6, 4), 1, 0.2)]
         for kind, count in (("obj", 1), ("cls", classes)):
             logits = b.conv(features, f"{kind}_{stride}", (6, count), 1, 1.0)
@@ -111,7 +86,7 @@ def yolox_graph(classes: int, *, suppressed: bool) -> Any:
     flat = b.add("Concat", rows, "flat", axis=2)
     b.add("Transpose", [flat], "output", perm=[0, 2, 1])
     if suppressed:
-        outputs = _suppress(b, classes)
+        outputs = suppress(b, classes, HW, STRIDES, several=several)
     else:
         anchors = sum((HW[0] // s) * (HW[1] // s) for s in STRIDES)
         outputs = [
@@ -124,55 +99,6 @@ def yolox_graph(classes: int, *, suppressed: bool) -> Any:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model, full_check=True)
     return model
-
-
-def _suppress(b: Builder, classes: int) -> list[Any]:
-    """Decoding and suppression of one image, as detectors carry it: dets (1, M, 5), labels."""
-    cells, strides = [], []
-    for stride in STRIDES:
-        y, x = np.mgrid[: HW[0] // stride, : HW[1] // stride]
-        cells.append(np.stack([x, y], -1).reshape(-1, 2) * stride)
-        strides.append(np.full((x.size, 1), stride))
-    b.constant("cells", np.concatenate(cells)[None])
-    b.constant("strides", np.concatenate(strides)[None])
-    b.constant("sizes", [2, 2, 1, classes], np.int64)
-    parts = ["xy", "wh", "objectness", "classes"]
-    b.nodes.append(helper.make_node("Split", ["output", "sizes"], parts, axis=2))
-    centre = b.add("Add", [b.add("Mul", ["xy", "strides"], "xy.px"), "cells"], "centre")
-    size = b.add("Mul", [b.add("Exp", ["wh"], "wh.exp"), "strides"], "size")
-    half = b.add("Mul", [size, b.constant("half", 0.5)], "half_size")
-    corners = [b.add("Sub", [centre, half], "low"), b.add("Add", [centre, half], "high")]
-    b.add("Concat", corners, "boxes", axis=2)
-    # A cell answers for its best class alone.
-    b.add("ReduceMax", ["classes"], "best", axes=[2], keepdims=1)
-    b.add("Where", [b.add("Equal", ["classes", "best"], "is_best"), "classes", "none"], "one_class")
-    b.constant("none", 0.0)
-    b.add("Mul", ["one_class", "objectness"], "product")
-    b.add("Transpose", ["product"], "scores", perm=[0, 2, 1])
-    limits = [b.constant("most", 100, np.int64), b.constant("iou", 0.65), b.constant("least", 0.5)]
-    b.add("NonMaxSuppression", ["boxes", "scores", *limits], "kept")
-    b.constant("columns", [1, 1, 1], np.int64)
-    b.nodes.append(
-        helper.make_node("Split", ["kept", "columns"], ["picture", "class", "anchor"], axis=1)
-    )
-    where = b.add("Concat", ["picture", "class", "anchor"], "where", axis=1)
-    score = b.add("GatherND", ["scores", where], "score")
-    place = b.add("Concat", ["picture", "anchor"], "place", axis=1)
-    box = b.add("GatherND", ["boxes", place], "box")
-    b.constant("axis_1", [1], np.int64)
-    b.constant("axis_0", [0], np.int64)
-    column = b.add("Unsqueeze", [score, "axis_1"], "score.column")
-    b.add("Unsqueeze", [b.add("Concat", [box, column], "rows", axis=1), "axis_0"], "dets.any")
-    # Best first over all classes, as these files come.
-    b.add("Shape", [score], "count")
-    b.nodes.append(helper.make_node("TopK", [score, "count"], ["score.sorted", "order"], axis=0))
-    b.add("Gather", ["dets.any", "order"], "dets", axis=1)
-    flat = b.add("Squeeze", ["class", "axis_1"], "class.flat")
-    b.add("Unsqueeze", [b.add("Gather", [flat, "order"], "class.sorted"), "axis_0"], "labels")
-    return [
-        helper.make_tensor_value_info("dets", TensorProto.FLOAT, [1, None, 5]),
-        helper.make_tensor_value_info("labels", TensorProto.INT64, [1, None]),
-    ]
 
 
 def fused_spec(classes: int) -> ModelSpec:
