@@ -147,6 +147,7 @@ class _Variant:
             "spec": prepared.source_spec.to_json(),
             "images": model.asked.parity.text,
             "scale_norms_made_fp16_safe": prepared.rewritten_scale_norms,
+            "layers_scaled_for_fp16": len(prepared.scaled_layers),
         }
         self.artifact = Artifact(
             folder=self.private,

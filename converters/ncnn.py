@@ -6,11 +6,19 @@ import importlib.util
 import shutil
 from pathlib import Path
 
+import numpy as np
+
 from converters.job import Job
+from converters.ncnn_weights import layer_weights
+from converters.openvino import read_onnx
 from converters.tools import run_tool
-from edge.errors import ToolError
+from edge.errors import EdgeError, ToolError
+from edge.session import Array
 
 __all__ = ["convert_ncnn", "pnnx_program", "rename_blobs"]
+
+# Share of a layer's weights, and of their sum, that a writer may lose.
+_MOST_LOST = 0.01
 
 
 def pnnx_program() -> Path:
@@ -34,9 +42,23 @@ def convert_ncnn(job: Job) -> dict[str, str]:
     ``fp16`` stores weights as half floats, ``fp32`` as floats. The shape must be fixed. pnnx calls
     its blobs in0, out0, out1, ...; the artifact's are the spec's.
     """
-    shape = ",".join(str(size) for size in job.spec.input.shape)
     param, weights = f"{job.spec.name}.param", f"{job.spec.name}.bin"
     work = job.folder / "pnnx"
+    text = _run_pnnx(job, work, param, weights, half=job.precision == "fp16")
+    _refuse_unknown_layers(text, job)
+    if job.precision == "fp16":
+        _refuse_lost_weights(job, text, (work / weights).read_bytes())
+    names = {"in0": job.spec.input.name}
+    names |= {f"out{index}": tensor.name for index, tensor in enumerate(job.spec.outputs)}
+    (job.folder / param).write_text(rename_blobs(text, names), encoding="ascii")
+    (work / weights).rename(job.folder / weights)
+    shutil.rmtree(work)
+    return {"model": param, "weights": weights}
+
+
+def _run_pnnx(job: Job, work: Path, param: str, weights: str, *, half: bool) -> str:
+    """Let pnnx write a network into a new folder; the text of its ``.param``."""
+    shape = ",".join(str(size) for size in job.spec.input.shape)
     work.mkdir()
     # pnnx writes a simplified copy beside its input: a link keeps it in here.
     (work / "model.onnx").symlink_to(job.onnx_path.resolve())
@@ -45,7 +67,7 @@ def convert_ncnn(job: Job) -> dict[str, str]:
             str(pnnx_program()),
             "model.onnx",
             f"inputshape=[{shape}]f32",
-            f"fp16={1 if job.precision == 'fp16' else 0}",
+            f"fp16={int(half)}",
             "pnnxparam=m.pnnx.param",
             "pnnxbin=m.pnnx.bin",
             "pnnxpy=m_pnnx.py",
@@ -61,17 +83,40 @@ def convert_ncnn(job: Job) -> dict[str, str]:
         if not (work / name).is_file() or (work / name).stat().st_size == 0:
             last = " | ".join(log.splitlines()[-3:])
             raise ToolError(f"pnnx left no {name}; it said: {last}")
-    text = (work / param).read_text(encoding="ascii")
-    _refuse_unknown_layers(text, job.spec.name)
-    names = {"in0": job.spec.input.name}
-    names |= {f"out{index}": tensor.name for index, tensor in enumerate(job.spec.outputs)}
-    (job.folder / param).write_text(rename_blobs(text, names), encoding="ascii")
-    (work / weights).rename(job.folder / weights)
+    return (work / param).read_text(encoding="ascii")
+
+
+def _refuse_lost_weights(job: Job, param: str, data: bytes) -> None:
+    """Raise ToolError where the halves that pnnx wrote are not the weights.
+
+    It makes zeros of what lies below 2^-14 (pnnx 20261020). Where a layer has many zeros the
+    same network is written in floats, which tells those that were none.
+    """
+    halves = layer_weights(param, data)
+    if halves is None or not any(_looks_lost(values) for values in halves.values()):
+        return
+    work = job.folder / "pnnx-fp32"
+    text = _run_pnnx(job, work, "m.param", "m.bin", half=False)
+    floats = layer_weights(text, (work / "m.bin").read_bytes()) or {}
     shutil.rmtree(work)
-    return {"model": param, "weights": weights}
+    for name, values in halves.items():
+        exact = floats.get(name)
+        if exact is None or exact.shape != values.shape or not _looks_lost(values):
+            continue
+        total = float(np.abs(exact, dtype=np.float64).sum())
+        off = np.abs(exact - np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0))
+        if float(off.sum()) > _MOST_LOST * total:
+            raise ToolError(
+                f"pnnx wrote {float(off.sum()) / total:.0%} of the weights of layer {name!r} of "
+                f"{job.spec.name} as zeros or infinities, which FP16 cannot hold: take ncnn-fp32"
+            )
 
 
-def _refuse_unknown_layers(param: str, name: str) -> None:
+def _looks_lost(values: Array) -> bool:
+    return bool(np.mean((values == 0) | ~np.isfinite(values)) > _MOST_LOST)
+
+
+def _refuse_unknown_layers(param: str, job: Job) -> None:
     """Raise ToolError for a layer that ncnn lacks: pnnx passes on what it cannot convert."""
     import ncnn
 
@@ -79,9 +124,18 @@ def _refuse_unknown_layers(param: str, name: str) -> None:
         kind, layer = line.split()[:2]
         if ncnn.layer_to_index(kind) < 0:
             raise ToolError(
-                f"ncnn has no operator {kind} (layer {layer!r} of {name}); the formats that have "
-                "it: onnx"
+                f"ncnn has no operator {kind} (layer {layer!r} of {job.spec.name}); the formats "
+                f"that have it: {_others(job)}"
             )
+
+
+def _others(job: Job) -> str:
+    """ONNX, and OpenVINO where it takes the network; TFLite shows that in minutes only."""
+    try:
+        read_onnx(job.onnx_path, job.spec.name)
+    except EdgeError:
+        return "onnx"
+    return "onnx, openvino"
 
 
 def rename_blobs(param: str, names: dict[str, str]) -> str:
