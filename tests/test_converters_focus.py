@@ -48,7 +48,9 @@ def run(model: Any) -> Array:
 
 def slices(order: Any, steps: tuple[int, int] = (2, 2), *, at_once: bool = False) -> Any:
     """Blocks of the offsets ``order``, each by one slice an axis or by one of both."""
-    nodes, constants, names = [], {}, []
+    nodes: list[Any] = []
+    constants: dict[str, list[int]] = {}
+    names: list[str] = []
     for place, (row, column) in enumerate(order):
         name = f"p{place}"
         parts = [("rows", "image", [row], [2], [steps[0]])]
@@ -122,7 +124,7 @@ def test_reshaping_is_one(middle: tuple[int, ...]) -> None:
 
 
 def test_what_is_no_space_to_depth_stays() -> None:
-    whole = ([helper.make_node("Concat", ["image", "image"], ["blocks"], axis=1)], {})
+    whole: Any = ([helper.make_node("Concat", ["image", "image"], ["blocks"], axis=1)], {})
     crops = slices([(0, 0), (0, 0)], (1, 1))
     two_sources = slices(CORNERS)
     two_sources[0].insert(0, helper.make_node("Neg", ["image"], ["other"]))

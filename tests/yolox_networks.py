@@ -160,7 +160,7 @@ def official_network(
         conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
         return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.SiLU())
 
-    class Head(nn.Module):
+    class Head(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.stem, self.of_class, self.of_box = (
@@ -186,7 +186,7 @@ def official_network(
                 box, seen = self.box(features), self.objectness(features)
             return torch.cat([box, seen.sigmoid(), classes_.sigmoid()], 1).flatten(2)
 
-    class Yolox(nn.Module):
+    class Yolox(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.stem = layer(12, 12, 3)
