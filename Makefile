@@ -1,18 +1,59 @@
 # Names for commands; the logic is in `edge` and .ci/. `make help` explains.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-torch setup-onnx2tf setup-runner convert devices bench report assets deploy run eval sensitivity verify info zoo fetch \
-  export bench-runtime bench-variants bench-harness bench-peers bench-tracking docs-pictures choose train-demo lint test test-slow lock clean
+.PHONY: help setup setup-torch setup-onnx2tf setup-runner setup-tests convert devices bench report assets deploy run eval sensitivity verify info zoo fetch \
+  export bench-runtime bench-variants bench-harness bench-peers bench-tracking docs-pictures choose train-demo lint test test-quick test-slow lock clean
 
 TARGET ?= android
 MODEL ?= rtmpose-t-demo
-# The demo pair; whoever names a pose model names the detector that suits it.
-DET ?= $(if $(filter rtmpose-t-demo,$(MODEL)),rtmdet-nano-demo)
 OUT ?= build
 DATA ?= synthetic:500
 FORMAT ?= tflite
 THREADS ?= 1
-PYTHON := .venv/bin/python
-EDGE := .venv/bin/edge
+python := .venv/bin/python
+edge := .venv/bin/edge
+
+# DETECTOR as in `edge`'s --detector; DET is the older spelling. The demo pair goes together; whoever
+# names a pose model names the detector that suits it.
+ifeq ($(origin DETECTOR),undefined)
+  DETECTOR := $(if $(filter-out undefined,$(origin DET)),$(DET),$(if $(filter rtmpose-t-demo,$(MODEL)),rtmdet-nano-demo))
+else ifneq ($(origin DET),undefined)
+  ifneq ($(DET),$(DETECTOR))
+    $(error DETECTOR=$(DETECTOR) and DET=$(DET) are two spellings of one value: give one)
+  endif
+endif
+
+# What a command line may set, goal by goal; a name that no asked goal knows is refused.
+uses-convert := TARGET MODEL DETECTOR DET FORMATS SIZE BATCH CALIB OUT ARGS
+uses-devices := HOST
+uses-bench := TARGET MODEL DETECTOR DET FORMATS HOST SERIAL OUT ARGS
+uses-report := OUT
+uses-assets := TARGET OUT ARGS
+uses-deploy := TARGET HOST MODEL DETECTOR DET OUT ARGS
+uses-fetch := MODEL
+uses-export := MODEL
+uses-run := MODEL DETECTOR DET OUT IMAGES
+uses-choose := ARGS
+uses-eval := MODEL DATA IMAGES
+uses-sensitivity := MODEL FORMAT OUT
+uses-verify := ARTIFACT
+uses-info := ARTIFACT
+uses-bench-variants := OUT DATA IMAGES THREADS
+uses-bench-peers := OUT ARGS
+uses-bench-harness := THREADS OUT
+uses-train-demo := OUT
+uses-test := ARGS
+uses-test-quick := ARGS
+uses-test-slow := ARGS
+# Read by .ci/setup, by the programs that are started, or by make itself.
+everywhere := PYTHON EDGEPOSE_CACHE EDGEPOSE_MIRROR HOME TMPDIR PATH SHELL MAKEFLAGS PIP_% %_proxy %_PROXY
+goals := $(or $(MAKECMDGOALS),$(.DEFAULT_GOAL))
+known := $(foreach goal,$(goals),$(uses-$(goal)))
+given := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
+unknown := $(firstword $(filter-out $(known) $(everywhere) -%,$(given)))
+# A make that another one starts inherits its values.
+ifneq ($(if $(filter 0,$(MAKELEVEL)),$(unknown)),)
+  $(error make $(goals) takes no $(unknown)=$(shell .ci/did_you_mean $(unknown) $(known)))
+endif
 
 help: ## this text
 	@echo "edgepose: make GOAL [NAME=VALUE ...]"
@@ -21,14 +62,15 @@ help: ## this text
 	@echo "values for convert:"
 	@echo "  TARGET=android        what to build for: android, x86, raspberry-pi, jetson"
 	@echo "  MODEL=NAME|FILE       zoo name, .onnx, SDK folder or .zip, .pth ($(MODEL))"
-	@echo "  DET=NAME|FILE         a detector as well (rtmdet-nano-demo beside the default model)"
+	@echo "  DETECTOR=NAME|FILE    a detector as well (rtmdet-nano-demo beside the default model); DET= for short"
 	@echo "  FORMATS=V,V           other variants than the target's, for example openvino-int8; or all"
 	@echo "  CALIB=DIR|FILE.json   pictures to calibrate int8 with (rendered people)"
 	@echo "  BATCH=N               fix the batch, for throughput (onnx and openvino)"
 	@echo "  SIZE=HxW              input size of the detector, for example 640x640"
 	@echo "  OUT=DIR               where artifacts go ($(OUT))"
-	@echo "values for bench: TARGET=, MODEL=, DET=, FORMATS=, HOST=USER@ADDRESS, SERIAL=, OUT=, and ARGS='--OPTION ...'"
-	@echo "values for run: MODEL=, DET= (artifact folders, files or names), IMAGES='PHOTO ...', OUT="
+	@echo "  ARGS='--OPTION ...'   more options of \`edge convert\`, for example --no-arm-check"
+	@echo "values for bench: TARGET=, MODEL=, DETECTOR=, FORMATS=, HOST=USER@ADDRESS, SERIAL=, OUT=, and ARGS='--OPTION ...'"
+	@echo "values for run: MODEL=, DETECTOR= (artifact folders, files or names), IMAGES='PHOTO ...', OUT="
 	@echo "values for eval, bench-variants: DATA=FILE.json|synthetic:N ($(DATA)), IMAGES=DIR, THREADS="
 	@echo "values for verify, info: ARTIFACT=DIR"
 	@echo "every goal is an edge command with more options: .venv/bin/edge --help"
@@ -45,89 +87,95 @@ setup-onnx2tf: .venv/.ready ## build the environment of the TFLite converter (co
 	@.ci/setup onnx2tf
 
 setup-runner: .venv/.ready ## build the native runner (convert and bench do it on first need)
-	@$(PYTHON) -m targets.runner_build aarch64 x86_64
+	@$(python) -m targets.runner_build aarch64 x86_64
 
 convert: .venv/.ready ## convert the models for TARGET and verify them
-	@$(EDGE) convert --target $(TARGET) --model $(MODEL) --out $(OUT) \
-	  $(if $(DET),--detector $(DET)) $(if $(FORMATS),--formats $(FORMATS)) $(if $(SIZE),--size $(SIZE)) \
-	  $(if $(BATCH),--batch $(BATCH)) $(if $(CALIB),--calib $(CALIB))
+	@$(edge) convert --target $(TARGET) --model $(MODEL) --out $(OUT) \
+	  $(if $(DETECTOR),--detector $(DETECTOR)) $(if $(FORMATS),--formats $(FORMATS)) $(if $(SIZE),--size $(SIZE)) \
+	  $(if $(BATCH),--batch $(BATCH)) $(if $(CALIB),--calib $(CALIB)) $(ARGS)
 
 devices: .venv/.ready ## what can be reached: phones on a cable, this machine, HOST
-	@$(EDGE) devices $(HOST)
+	@$(edge) devices $(HOST)
 
 bench: .venv/.ready ## latency of TARGET's variants on the device itself: adb, ssh (HOST=) or here
-	@$(EDGE) bench --target $(TARGET) --model $(MODEL) --out $(OUT) $(if $(DET),--detector $(DET)) \
+	@$(edge) bench --target $(TARGET) --model $(MODEL) --out $(OUT) $(if $(DETECTOR),--detector $(DETECTOR)) \
 	  $(if $(FORMATS),--formats $(FORMATS)) $(if $(HOST),--host $(HOST)) $(if $(SERIAL),--serial "$$SERIAL") $(ARGS)
 
 report: .venv/.ready ## what was measured, as a table and as a page
-	@$(EDGE) report $(OUT)/results --html $(OUT)/report.html
+	@$(edge) report $(OUT)/results --html $(OUT)/report.html
 
 assets: .venv/.ready ## what an Android app ships, from the converted models: models, .aar, C++ header, example
-	@$(EDGE) assets --target $(TARGET) --build $(OUT) $(ARGS)
+	@$(edge) assets --target $(TARGET) --build $(OUT) $(ARGS)
 
 deploy: .venv/.ready ## models with all they need on a board: TARGET=raspberry-pi|jetson HOST=
-	@$(EDGE) deploy --target $(TARGET) $(if $(HOST),--host $(HOST)) --model $(MODEL) --out $(OUT) $(if $(DET),--detector $(DET)) $(ARGS)
+	@$(edge) deploy --target $(TARGET) $(if $(HOST),--host $(HOST)) --model $(MODEL) --out $(OUT) $(if $(DETECTOR),--detector $(DETECTOR)) $(ARGS)
 
 zoo: .venv/.ready ## list the models that have a name
-	@$(EDGE) zoo list
+	@$(edge) zoo list
 
 fetch: .venv/.ready ## download the zoo model MODEL into the cache
-	@$(EDGE) zoo fetch $(MODEL)
+	@$(edge) zoo fetch $(MODEL)
 
 export: setup-torch ## write the checkpoint MODEL (zoo name or .pth) as a verified ONNX file
-	@$(EDGE) export $(MODEL)
+	@$(edge) export $(MODEL)
 
 run: .venv/.ready ## draw the people in IMAGES and write their keypoints
-	@$(EDGE) run --model $(MODEL) $(if $(DET),--detector $(DET)) --out $(OUT)/run $(IMAGES)
+	@$(edge) run --model $(MODEL) $(if $(DETECTOR),--detector $(DETECTOR)) --out $(OUT)/run $(IMAGES)
 
 choose: .venv/.ready ## time the variants of all converted models here; run then takes the fastest
-	@$(EDGE) choose $(ARGS)
+	@$(edge) choose $(ARGS)
 
 eval: .venv/.ready ## accuracy of MODEL on DATA: COCO AP and PCK
-	@$(EDGE) eval $(MODEL) --data $(DATA) $(if $(IMAGES),--images $(IMAGES))
+	@$(edge) eval $(MODEL) --data $(DATA) $(if $(IMAGES),--images $(IMAGES))
 
 sensitivity: .venv/.ready ## which parts of MODEL must stay float in FORMAT (onnx, openvino, tflite)
-	@$(EDGE) sensitivity $(MODEL) --format $(FORMAT) --out $(OUT)
+	@$(edge) sensitivity $(MODEL) --format $(FORMAT) --out $(OUT)
 
 verify: .venv/.ready ## repeat the parity check of ARTIFACT
-	@$(EDGE) verify $(ARTIFACT)
+	@$(edge) verify $(ARTIFACT)
 
 info: .venv/.ready ## show ARTIFACT: spec, files, hashes, provenance, parity
-	@$(EDGE) info $(ARTIFACT)
+	@$(edge) info $(ARTIFACT)
 
 bench-runtime: .venv/.ready ## our image and decoding code against OpenCV, as ratios
-	@$(PYTHON) tests/bench_runtime.py
+	@$(python) tests/bench_runtime.py
 
 bench-variants: .venv/.ready ## every variant of both demo models in one table: size, latency, error, accuracy
-	@$(EDGE) convert --target x86 --formats all --out $(OUT) --eval-data $(DATA) \
+	@$(edge) convert --target x86 --formats all --out $(OUT) --eval-data $(DATA) \
 	  $(if $(IMAGES),--eval-images $(IMAGES)) || echo "bench-variants: goes on with what was made"
-	@$(EDGE) compare $(OUT)/x86 --threads $(THREADS) --data $(DATA) $(if $(IMAGES),--images $(IMAGES)) \
+	@$(edge) compare $(OUT)/x86 --threads $(THREADS) --data $(DATA) $(if $(IMAGES),--images $(IMAGES)) \
 	  --out $(OUT)/variants
 
 bench-peers: .venv/.ready ## pictures to keypoints against rtmlib and mmdeploy's runtime, in one run
-	@$(PYTHON) -m tests.bench_peers --out $(OUT)/peers $(ARGS)
+	@$(python) -m tests.bench_peers --out $(OUT)/peers $(ARGS)
 
 bench-tracking: .venv/.ready ## who keeps people's numbers: both trackers and rtmlib's, IDF1 and switches
-	@$(PYTHON) -m tests.bench_tracking
+	@$(python) -m tests.bench_tracking
 
 docs-pictures: .venv/.ready ## make the pictures of the manual again
-	@$(PYTHON) -m tests.docs_pictures
+	@$(python) -m tests.docs_pictures
 
 bench-harness: .venv/.ready ## our latency figures against the engines' own tools, as ratios
-	@$(PYTHON) tests/bench_harness.py --threads $(THREADS) --out $(OUT)/harness
+	@$(python) tests/bench_harness.py --threads $(THREADS) --out $(OUT)/harness
 
 train-demo: setup-torch ## train the demo models again (two hours each on two cores)
-	@$(EDGE) train --out $(OUT)/train/pose
-	@$(EDGE) train --model rtmdet-nano-demo --out $(OUT)/train/detector
+	@$(edge) train --out $(OUT)/train/pose
+	@$(edge) train --model rtmdet-nano-demo --out $(OUT)/train/detector
 
 lint: .venv/.ready ## ruff, mypy --strict and the import layers
 	@.ci/lint
 
-test: .venv/.ready ## the test suite but for what takes more than a minute each
-	@$(PYTHON) -m pytest -m "not slow"
+setup-tests: ## all that the tests need, said before it starts: packages, PyTorch, onnx2tf, runners
+	@.ci/setup-tests
 
-test-slow: .venv/.ready ## the long tests: whole conversions, accuracy in full
-	@$(PYTHON) -m pytest -m slow
+test: setup-tests ## set up all that the tests need, then run them but for what takes over a minute each
+	@.ci/test "not slow" $(ARGS)
+
+test-quick: .venv/.ready ## the tests of seconds, with what is set up already
+	@.ci/test quick $(ARGS)
+
+test-slow: setup-tests ## the long tests: whole conversions, accuracy in full
+	@.ci/test slow $(ARGS)
 
 lock: ## pin the newest allowed versions anew (needs uv)
 	uv pip compile pyproject.toml --extra host --group dev --python-version 3.11 --generate-hashes \

@@ -1,7 +1,8 @@
 """Setting a device up for a run, and putting everything back as it was.
 
 Whatever is set is first noted with the command that undoes it, so that an error, Ctrl-C or a
-request to end (SIGTERM, SIGHUP) in between leaves nothing behind. The note is on the device as
+request to end (SIGINT, SIGTERM, SIGHUP) in between leaves nothing behind, also where the program
+was started in the background and so ignores SIGINT. The note is on the device as
 well: where the cable was pulled or this machine died, the next run puts it back.
 """
 
@@ -291,9 +292,12 @@ def _restore(
 
 @contextmanager
 def _ended_by_exception() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise SystemExit, so that `finally` runs; only where nobody handles them.
+    """Make the signals that end a program exceptions, so that `finally` runs.
 
-    Signals reach the main thread alone.
+    SIGTERM and SIGHUP raise SystemExit, SIGINT KeyboardInterrupt, but for a signal that a handler
+    of the caller takes. A shell that starts a program in the background has it ignore SIGINT; one
+    that is sent by name is meant all the same. An ignored SIGHUP stays so: it is `nohup`'s wish to
+    outlive the terminal. Signals reach the main thread alone.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -301,18 +305,24 @@ def _ended_by_exception() -> Iterator[None]:
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
         del frame
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         raise SystemExit(128 + number)
 
-    ours = [
-        one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is signal.SIG_DFL
-    ]
+    taken: dict[signal.Signals, tuple[signal.Handlers, ...]] = {
+        signal.SIGINT: (signal.SIG_DFL, signal.SIG_IGN),
+        signal.SIGTERM: (signal.SIG_DFL, signal.SIG_IGN),
+        signal.SIGHUP: (signal.SIG_DFL,),
+    }
+    before = {one: signal.getsignal(one) for one in taken}
+    ours = [one for one, handlers in taken.items() if before[one] in handlers]
     for one in ours:
         signal.signal(one, leave)
     try:
         yield
     finally:
         for one in ours:
-            signal.signal(one, signal.SIG_DFL)
+            signal.signal(one, before[one])
 
 
 def _run(transport: Transport, argv: tuple[str, ...]) -> Done:

@@ -1,4 +1,7 @@
-"""Fixtures: the shared test data where it is present, and small models made on the spot."""
+"""Fixtures: the shared test data where it is present, and small models made on the spot.
+
+Also the end of a run: what was skipped, a line a reason.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,39 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.skipped import counted, reason_of
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--skips-to", type=Path, metavar="FILE", help="add why tests were skipped, for .ci/test"
+    )
+
+
+def pytest_configure() -> None:
+    """Signals as a terminal gives them: started in the background or by nohup, some are ignored.
+
+    Tests, and all that they start, would inherit that.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """What was skipped, grouped by reason; or left to the file that several runs fill."""
+    reports = terminalreporter.stats.get("skipped", [])
+    reasons = [reason_of(report.longrepr) for report in reports]
+    path: Path | None = config.getoption("--skips-to")
+    if path is not None:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.writelines(f"{reason}\n" for reason in reasons)
+        return
+    for line in counted(reasons):
+        terminalreporter.write_line(line)
 
 
 def shared(relative: str) -> Path:

@@ -37,6 +37,8 @@ pytest.importorskip("ncnn")
 if find_spec("pnnx") is None:  # importing it would need PyTorch
     pytest.skip("pnnx is not installed", allow_module_level=True)
 
+pytestmark = [pytest.mark.long, pytest.mark.alone]
+
 # Of the files that stay: the others go with each call.
 PUSHED = rf"mv -f \S*{WORK}/((?:runner|artifacts)/\S+)\.part"
 

@@ -39,6 +39,8 @@ pytest.importorskip("ncnn")
 if find_spec("pnnx") is None:  # importing it would need PyTorch
     pytest.skip("pnnx is not installed", allow_module_level=True)
 
+pytestmark = [pytest.mark.long, pytest.mark.alone]
+
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:

@@ -21,6 +21,8 @@ from tests.bench_harness import (
     table,
 )
 
+pytestmark = pytest.mark.alone
+
 LOOPS = Path(__file__).with_name("vendor_loops.py")
 
 # Lines of OpenVINO 2026.4.1's tool.

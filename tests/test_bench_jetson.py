@@ -35,6 +35,8 @@ pytest.importorskip("onnxruntime")
 if find_spec("onnxslim") is None:
     pytest.skip("onnxslim is not installed", allow_module_level=True)
 
+pytestmark = [pytest.mark.long, pytest.mark.alone]
+
 ORIN = {
     "/proc/cpuinfo": RASPBERRY_PI_5["/proc/cpuinfo"].partition("Revision")[0],
     "/proc/device-tree/model": "NVIDIA Jetson Orin NX Engineering Reference\0",

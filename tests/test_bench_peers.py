@@ -22,6 +22,8 @@ from tests.runtime_memory import GROWTH_LIMIT_MB, OWN_LIMIT_MB, own_arguments
 
 pytest.importorskip("cv2")
 
+pytestmark = pytest.mark.alone
+
 
 def answer(*people: tuple[float, float], seed: int = 0) -> Answer:
     """People of 100 x 200 px at these corners, all of their keypoints sure."""

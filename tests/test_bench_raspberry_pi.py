@@ -49,6 +49,8 @@ pytest.importorskip("ncnn")
 if find_spec("pnnx") is None:  # importing it would need PyTorch
     pytest.skip("pnnx is not installed", allow_module_level=True)
 
+pytestmark = [pytest.mark.long, pytest.mark.alone]
+
 PI = ("--target", "raspberry-pi")
 HERE = """
 description = "a Raspberry Pi of another architecture"

@@ -29,6 +29,8 @@ from converters.architectures.export import (  # noqa: E402
 )
 from converters.architectures.rtmpose import GatedAttentionUnit, RTMCCHead, RTMPose  # noqa: E402
 
+pytestmark = pytest.mark.long
+
 Array = NDArray[np.float64]
 
 

@@ -18,6 +18,8 @@ from converters.training import detection_loss as loss  # noqa: E402
 from converters.training.detection import DetectionObjective, initialise  # noqa: E402
 from converters.training.loop import Averaged, TrainingSettings, train  # noqa: E402
 
+pytestmark = pytest.mark.long
+
 Boxes = NDArray[np.float32]
 
 

@@ -25,6 +25,8 @@ from converters.download import DownloadError, fetch
 from converters.progress import ProgressLine
 from tests.conftest import ROOT, heed_interrupts
 
+pytestmark = pytest.mark.alone
+
 DATA = np.random.default_rng(1).bytes(300_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
 NAME = f"model-{SHA256[:8]}_20230126.pth"

@@ -30,6 +30,8 @@ from converters.architectures.official import (  # noqa: E402
 from edge.errors import ModelFileError, SpecError  # noqa: E402
 from edge.spec import ModelSpec  # noqa: E402
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Any:

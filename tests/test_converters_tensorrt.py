@@ -25,6 +25,8 @@ from edge.spec import Precision, Variant
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
+
+pytestmark = pytest.mark.long
 ONE = EngineSettings(threads=1)
 TYPE = onnx.TensorProto
 POSE, DETECTOR = "rtmpose-t-demo", "rtmdet-nano-demo"

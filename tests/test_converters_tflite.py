@@ -48,6 +48,8 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("ai_edge_litert")
 pytest.importorskip("ai_edge_quantizer")
 
+pytestmark = pytest.mark.long
+
 ONE = EngineSettings(threads=1)
 WEIGHT_ONLY: tuple[Precision, ...] = ("fp32", "fp16", "dynamic-range")
 

@@ -25,6 +25,8 @@ from converters.training.pose import (  # noqa: E402
     initialise,
 )
 
+pytestmark = [pytest.mark.long, pytest.mark.alone]
+
 # A crop of 64x64 keeps a run in seconds; nothing in the code knows 256x192.
 HW = (64, 64)
 KEYPOINTS = 5

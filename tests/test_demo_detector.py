@@ -21,6 +21,8 @@ from edge.detector import Detector  # noqa: E402
 from edge.engines.onnxruntime import OnnxRuntimeSession  # noqa: E402
 from edge.session import EngineSettings  # noqa: E402
 
+pytestmark = pytest.mark.long
+
 NAME = "rtmdet-nano-demo"
 PARAMETERS = 994_423
 

@@ -20,6 +20,8 @@ pytest.importorskip("cv2")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+pytestmark = pytest.mark.long
+
 WEIGHTS = ROOT / "converters/weights/rtmpose-t-demo.onnx"
 PARAMETERS = 3_337_007
 

@@ -18,6 +18,8 @@ import pytest
 from edge.cli import _parser, main
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.long
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")

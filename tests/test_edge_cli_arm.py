@@ -29,6 +29,8 @@ from targets import arm_check
 from targets.arm_check import ArmCheck, ArmTry, not_checked
 from targets.runner_check import RunnerInfo
 
+pytestmark = pytest.mark.long
+
 Capture = pytest.CaptureFixture[str]
 
 HALF = ArmTry(False, ("the keypoints of 0.png are 0.450 px off",), "FAIL: so", 2, 7.04)

@@ -19,6 +19,8 @@ pytest.importorskip("onnx")
 if find_spec("pnnx") is None:
     pytest.skip("pnnx is not installed", allow_module_level=True)
 
+pytestmark = [pytest.mark.long, pytest.mark.alone]
+
 SHORT = (
     *("--repeat", "2", "--min-count", "3", "--min-seconds", "0", "--warmup-count", "1"),
     *("--warmup-seconds", "0", "--no-cooldown", "--threads", "1"),

@@ -21,6 +21,8 @@ from tests.python_runners import SPEC, misbehaving_engine, python_environment, t
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+pytestmark = pytest.mark.alone
+
 Capture = pytest.CaptureFixture[str]
 SHORT = ["--warmup-seconds", "0", "--min-seconds", "0.02", "--min-count", "20", "--threads", "1"]
 

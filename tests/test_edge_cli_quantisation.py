@@ -15,6 +15,8 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("pycocotools")
 
+pytestmark = pytest.mark.long
+
 # Few pictures: these tests are about what is done with the figures, not about the figures.
 FEW = ["--calib", "synthetic:16", "--eval-data", "synthetic:24", "--max-loss", "20"]
 ONNX = ["--model", "rtmpose-t-demo", "--target", "x86"]

@@ -21,6 +21,8 @@ from tests.conftest import tiny_simcc_model  # noqa: E402
 from tests.sdk_bundles import in_folder, simcc_files  # noqa: E402
 from tests.test_edge_cli import fails  # noqa: E402
 
+pytestmark = pytest.mark.long
+
 Capture = pytest.CaptureFixture[str]
 
 ZOO = """

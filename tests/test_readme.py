@@ -17,6 +17,8 @@ cv2 = pytest.importorskip("cv2")
 if find_spec("pnnx") is None or not (ROOT / ".venv" / ".ready").exists():
     pytest.skip("needs the environment of `make setup`", allow_module_level=True)
 
+pytestmark = pytest.mark.long
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"(?:<!-- test: (\w+) -->\n)?```sh\n(.*?)```", re.DOTALL)
 BLOCKS = {name or commands.strip(): commands.strip() for name, commands in BLOCK.findall(README)}

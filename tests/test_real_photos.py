@@ -21,6 +21,8 @@ pytest.importorskip("ncnn")
 if find_spec("pnnx") is None:
     pytest.skip("pnnx is not installed", allow_module_level=True)
 
+pytestmark = pytest.mark.long
+
 
 # Of every kept box: the least overlap, the largest change of its score.
 LIMITS = {

@@ -32,6 +32,8 @@ from tests.adb_device import (
 )
 from tests.conftest import ROOT, heed_interrupts
 
+pytestmark = [pytest.mark.long, pytest.mark.alone]
+
 WORK = "/data/local/tmp/edgepose"
 ANDROIDS = {"new": NEW_ANDROID, "old": OLD_ANDROID}
 TORTURE = [

@@ -35,6 +35,8 @@ from tests.ssh_server import opened
 
 pytest.importorskip("onnx")
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:

@@ -19,6 +19,8 @@ from tests.arm_userland import arm_userland
 from tests.ssh_server import PASSWORD, SshServer, ssh_server
 from tests.state_stand_ins import jetson, phone, raspberry_pi
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:

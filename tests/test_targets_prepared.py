@@ -3,7 +3,7 @@ from __future__ import annotations
 import shlex
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -155,6 +155,23 @@ def failing() -> None:
     raise DeviceError("the runner failed")
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@pytest.fixture
+def dispositions() -> Iterator[None]:
+    """Signals as a terminal gives them, whatever these tests were started with."""
+    before = {one: signal.getsignal(one) for one in SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for one in SIGNALS[1:]:
+        signal.signal(one, signal.SIG_DFL)
+    yield
+    for one, handler in before.items():
+        signal.signal(one, handler)
+
+
+@pytest.mark.usefixtures("dispositions")
+@pytest.mark.parametrize("inherited", ["from a terminal", "in the background"])
 @pytest.mark.parametrize(
     ("accident", "error"),
     [
@@ -166,11 +183,14 @@ def failing() -> None:
     ids=["error", "Ctrl-C", "SIGTERM", "SIGHUP"],
 )
 def test_put_back_however_it_ends(
-    tmp_path: Path, accident: Callable[[], None], error: type[BaseException]
+    tmp_path: Path, accident: Callable[[], None], error: type[BaseException], inherited: str
 ) -> None:
+    if inherited == "in the background":
+        # As a shell without job control starts what a line puts behind an ampersand.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     device = Phone(tmp_path)
     before = device.state()
-    handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    handlers = [signal.getsignal(one) for one in SIGNALS]
 
     def run() -> None:
         with prepared_device(device, "android", say=pytest.fail):
@@ -180,8 +200,16 @@ def test_put_back_however_it_ends(
     with pytest.raises(error):
         run()
     assert device.state() == before
-    after = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
-    assert after == handlers
+    assert [signal.getsignal(one) for one in SIGNALS] == handlers
+
+
+@pytest.mark.usefixtures("dispositions")
+def test_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    device = Phone(tmp_path)
+    with prepared_device(device, "android", say=pytest.fail):
+        signal.raise_signal(signal.SIGHUP)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 @pytest.mark.parametrize("ran", [False, True], ids=["before the command", "after the command"])

@@ -22,6 +22,8 @@ from tests.arm_userland import arm_userland
 from tests.ssh_server import SshServer, opened, ssh_server
 from tests.test_targets_transport import goes_on, noise
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

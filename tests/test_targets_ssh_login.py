@@ -23,6 +23,8 @@ from targets.ssh_login import PASSWORD_VARIABLE, read_login
 from tests.ssh_server import PASSWORD, SshServer, make_key, opened, ssh_server
 from tests.test_targets_transport import goes_on, noise
 
+pytestmark = pytest.mark.long
+
 NO_CONFIG = Path("/dev/null")
 
 
