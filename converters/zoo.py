@@ -201,7 +201,7 @@ def _export(
 
         say(f"exporting {checkpoint} to {onnx_path}")
         with staged_folder(folder) as private:
-            spec = export_checkpoint(checkpoint, private / onnx_path.name, name, **known)
+            spec = export_checkpoint(checkpoint, private / onnx_path.name, name, say=say, **known)
             (private / spec_path.name).write_text(json.dumps(spec.to_json()), encoding="utf-8")
     return onnx_path, read_spec_file(spec_path)
 

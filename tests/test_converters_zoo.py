@@ -366,7 +366,10 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The calls of an exporter that writes a file at once."""
     calls: list[dict[str, Any]] = []
 
-    def export_checkpoint(checkpoint: Path, out: Path, name: str, **known: Any) -> ModelSpec:
+    def export_checkpoint(
+        checkpoint: Path, out: Path, name: str, *, say: Any, **known: Any
+    ) -> ModelSpec:
+        assert callable(say)
         calls.append({"checkpoint": checkpoint.read_bytes(), "name": name, **known})
         if checkpoint.read_bytes() == b"no checkpoint":
             out.write_bytes(b"half")
@@ -440,7 +443,7 @@ def test_the_exporter_takes_what_it_is_given(exports: list[dict[str, Any]], cach
     url = "https://models.invalid/tiny-0123abcd.pth"
     entries = entry_of(checkpoint=url, architecture="rtmpose", size="t")
     find_source("tiny", entries=entries, say=quiet)
-    given = set(exports[0]) - {"checkpoint", "name"}
+    given = set(exports[0]) - {"checkpoint", "name"} | {"say"}
     assert given <= {argument.arg for argument in real.args.kwonlyargs}
 
 

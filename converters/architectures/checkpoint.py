@@ -1,8 +1,7 @@
-"""What a checkpoint is, and its strict, safe loading into the definitions of this package."""
+"""What a checkpoint is, and its strict loading into the definitions of this package."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,14 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from converters.architectures.cspnext import CSPNEXT_SIZES
-from edge.errors import ModelFileError
+from converters.architectures.reading import (
+    Checkpoint,
+    CheckpointError,
+    listed,
+    read_checkpoint,
+)
 
 __all__ = [
     "Architecture",
@@ -29,17 +32,12 @@ __all__ = [
 
 Architecture = Literal["rtmpose", "rtmdet", "rtmo", "cspnext"]
 
-_SHOWN = 5
 _NAMES: dict[Architecture, str] = {
     "rtmpose": "RTMPose",
     "rtmdet": "RTMDet",
     "rtmo": "RTMO",
     "cspnext": "CSPNeXt",
 }
-
-
-class CheckpointError(ModelFileError):
-    """A checkpoint that cannot be read safely, or that is not one of this model."""
 
 
 # --- what it is -----------------------------------------------------------------------------------
@@ -106,8 +104,7 @@ def describe(state_dict: Mapping[str, Any]) -> Description:
         # Backbones have much in common; what follows them tells more.
         telling = [key for key in keys if not key.startswith("backbone.")] or keys
         raise CheckpointError(
-            "of none of the networks RTMPose, RTMDet, RTMO and CSPNeXt; it holds "
-            f"{_listed(telling)}"
+            f"of none of the networks RTMPose, RTMDet, RTMO and CSPNeXt; it holds {listed(telling)}"
         )
 
     def channels(key: str) -> int | None:
@@ -152,80 +149,11 @@ def _channels(state_dict: Mapping[str, Any], key: str) -> int | None:
     return shape[0] if shape else None
 
 
-# --- reading --------------------------------------------------------------------------------------
+# --- loading --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """The weights of a file, name -> tensor on the CPU, and which of its weights they are."""
-
-    state_dict: dict[str, Any]
-    weights: str
-
-
-class _Ignored:
-    """Stands for an object of a training framework or of numpy that the file holds besides."""
-
-    def __init__(self, *arguments: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-# Training logs and data set descriptions are made of these; none is imported or called here.
-_IGNORED_PACKAGES = ("mmengine", "mmcv", "mmdet", "mmpose", "mmpretrain", "mmcls", "numpy")
-_IGNORED_NAMES = ("getattr", "builtins.getattr", "__builtin__.getattr")
-# Present where a preprocessor was saved with the model. The spec says the same.
-_NO_WEIGHTS = ("data_preprocessor.mean", "data_preprocessor.std")
-_AVERAGED_PREFIXES = ("ema.module.", "ema_model.module.", "ema_model.", "ema.")
-
-
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read the weights of a .pth file.
-
-    Accepts a plain state dict or a dict with a 'state_dict' entry, and strips the `module.`
-    prefix that DataParallel leaves. Of two sets of weights the averaged one counts, which is what
-    published files hold and what their figures were measured with: 'ema_state_dict', or the
-    entries with a prefix like `ema.`. A file of mmengine's EMAHook ('ema_state_dict' with an entry
-    'steps') is the exception that it looks like: the hook swaps the two sets as it saves, so that
-    the averaged weights are in 'state_dict' (mmengine 0.10, `EMAHook.before_save_checkpoint`).
-
-    Only tensors and plain containers are unpickled (`weights_only=True`): a checkpoint cannot run
-    code. Objects of the training framework beside the weights are skipped unread.
-
-    Raises:
-        CheckpointError: there is no such file, it is not a checkpoint, needs unsafe unpickling or
-            holds anything but tensors.
-    """
-    content = _unpickle(path)
-    weights = "the file's only weights"
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        averaged = content.get("ema_state_dict")
-        content = content["state_dict"]
-        if isinstance(averaged, Mapping) and "steps" in averaged:
-            weights = "the averaged weights, which mmengine saves as state_dict"
-        elif isinstance(averaged, Mapping):
-            content = {key: value for key, value in averaged.items() if key != "n_averaged"}
-            weights = "the averaged weights, ema_state_dict"
-    if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"{path}: holds no state dict, but {type(content).__name__}")
-    strays = [str(key) for key, value in content.items() if not isinstance(value, torch.Tensor)]
-    if strays:
-        raise CheckpointError(f"{path}: these entries are no tensors: {_listed(strays)}")
-    state_dict = {str(key): value for key, value in content.items()}
-    for prefix in _AVERAGED_PREFIXES:
-        if any(key.startswith(prefix) for key in state_dict):
-            state_dict = {
-                key.removeprefix(prefix): value
-                for key, value in state_dict.items()
-                if key.startswith(prefix)
-            }
-            weights = f"the averaged weights, {prefix}*"
-    state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
-    for key in _NO_WEIGHTS:
-        state_dict.pop(key, None)
-    return Checkpoint(state_dict, weights)
+# Counters of training, which no answer depends on.
+_WITHOUT_INFLUENCE = ".num_batches_tracked"
 
 
 def load_state_dict(path: Path) -> dict[str, Any]:
@@ -233,51 +161,8 @@ def load_state_dict(path: Path) -> dict[str, Any]:
     return read_checkpoint(path).state_dict
 
 
-def _unpickle(path: Path) -> Any:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}")
-    try:
-        with safe_globals([(_Ignored, name) for name in _skippable(path)]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    # What a damaged pickle raises depends on the byte that is wrong.
-    except Exception as error:
-        unsafe = sorted(_unsafe_globals(path) - _skippable(path))
-        unsafe = unsafe or re.findall(r"GLOBAL ([\w.]+)", str(error))
-        if unsafe:
-            raise CheckpointError(
-                f"{path}: cannot be read safely: it holds objects that are made by running code "
-                f"({_listed(unsafe)}); save its state dict alone with "
-                "torch.save(model.state_dict(), path)"
-            ) from error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
-        raise CheckpointError(
-            f"{path}: not a checkpoint, or a truncated one ({reason}); download or save it again"
-        ) from error
-
-
-def _unsafe_globals(path: Path) -> set[str]:
-    """The classes and functions that the file asks for and torch does not trust by itself."""
-    try:
-        return set(get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # a file of torch < 1.6, or none at all: loading says what is wrong with it
-        return set()
-
-
-def _skippable(path: Path) -> set[str]:
-    return {
-        name
-        for name in _unsafe_globals(path)
-        if name.partition(".")[0] in _IGNORED_PACKAGES or name in _IGNORED_NAMES
-    }
-
-
-# --- loading --------------------------------------------------------------------------------------
-
-
 def load_checkpoint(model: nn.Module, path: Path) -> None:
-    """Load a checkpoint into `model`; every key and shape must match.
+    """Load a checkpoint into `model`; every key and shape must match but for counters of batches.
 
     Raises:
         CheckpointError: as `read_checkpoint` and `load_strictly`.
@@ -288,12 +173,16 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
 def load_strictly(model: nn.Module, state_dict: Mapping[str, Any], path: Path) -> None:
     """Load the weights of the file at `path` into `model`; every key and shape must match.
 
+    Counters of batches may be missing: they do nothing.
+
     Raises:
         CheckpointError: keys are missing, surplus or of another shape, or values are not finite;
             the message names them and what the file seems to be.
     """
     wanted = model.state_dict()
-    missing = [key for key in wanted if key not in state_dict]
+    missing = [
+        key for key in wanted if key not in state_dict and not key.endswith(_WITHOUT_INFLUENCE)
+    ]
     surplus = [key for key in state_dict if key not in wanted]
     misshapen = [
         f"{key} is {tuple(state_dict[key].shape)} and should be {tuple(value.shape)}"
@@ -305,7 +194,7 @@ def load_strictly(model: nn.Module, state_dict: Mapping[str, Any], path: Path) -
         *(("missing", missing), ("surplus", surplus)),
         *(("of another shape", misshapen), ("with NaN or infinity", not_finite)),
     )
-    faults = [f"{len(keys)} {kind}: {_listed(keys)}" for kind, keys in found if keys]
+    faults = [f"{len(keys)} {kind}: {listed(keys)}" for kind, keys in found if keys]
     if faults:
         try:
             seems = f"it looks like {describe(state_dict)}"
@@ -314,9 +203,4 @@ def load_strictly(model: nn.Module, state_dict: Mapping[str, Any], path: Path) -
         raise CheckpointError(
             f"{path}: not a checkpoint of this model; {'; '.join(faults)}; {seems}"
         )
-    model.load_state_dict(state_dict)
-
-
-def _listed(keys: list[str]) -> str:
-    rest = len(keys) - _SHOWN
-    return ", ".join(keys[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    model.load_state_dict({**wanted, **state_dict})

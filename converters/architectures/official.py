@@ -7,8 +7,8 @@ and whatever is said must agree with them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +18,23 @@ from numpy.typing import NDArray
 from torch import nn
 
 from converters.architectures.checkpoint import (
-    Architecture,
     CheckpointError,
     Description,
     describe,
     load_strictly,
     read_checkpoint,
 )
-from converters.architectures.export import INPUT_NAME, SIMCC_OUTPUT_NAMES, export_onnx
+from converters.architectures.claims import Claims
+from converters.architectures.export import export_onnx
+from converters.architectures.model_spec import CODECS, Say, spec_of
 from converters.architectures.pretrained import CSPNeXtBackbone, CSPNeXtClassifier, CSPNeXtHeatmaps
-from converters.architectures.rtmdet import OUTPUT_NAMES as RTMDET_OUTPUT_NAMES
-from converters.architectures.rtmdet import STRIDES as RTMDET_STRIDES
 from converters.architectures.rtmdet import RTMDet
-from converters.architectures.rtmo import OUTPUT_NAMES as RTMO_OUTPUT_NAMES
 from converters.architectures.rtmo import RTMO, RTMO_SIZES, dcc_constants, switch_to_deploy
-from converters.architectures.rtmo import STRIDES as RTMO_STRIDES
 from converters.architectures.rtmpose import RTMPose
-from converters.recognise import BGR_MEAN, BGR_STD, RGB_MEAN, RGB_STD, SPEC_KEY
+from converters.recognise import SPEC_KEY
 from edge.artifact import sha256_of
 from edge.errors import ModelFileError, SpecError
-from edge.keypoints import find_keypoint_set
-from edge.spec import ModelSpec, TensorSpec
+from edge.spec import ModelSpec
 
 __all__ = [
     "SOURCE_KEY",
@@ -54,15 +50,6 @@ SOURCE_KEY = "edgepose.source"
 """Key of the JSON that says which weights the file was made of."""
 
 _STRIDE = 32
-_KEYPOINT_SETS = {
-    17: "coco17",
-    26: "halpe26",
-    133: "coco-wholebody133",
-    21: "hand21",
-    106: "face106",
-    14: "crowdpose14",
-}
-"""The set that a number of keypoints stands for unless the caller says otherwise."""
 
 
 def default_input_hw(description: Description) -> tuple[int, int]:
@@ -104,7 +91,7 @@ def build(description: Description) -> nn.Module:
                 return CSPNeXtBackbone(size)
     except ValueError as error:
         raise SpecError(f"{description}: {error}") from None
-    raise SpecError(f"{description.architecture!r} is none of {', '.join(_CODECS)}, cspnext")
+    raise SpecError(f"{description.architecture!r} is none of {', '.join(CODECS)}")
 
 
 def export_checkpoint(
@@ -117,10 +104,12 @@ def export_checkpoint(
     num_classes: int | None = None,
     input_hw: tuple[int, int] | None = None,
     keypoint_set: str | None = None,
+    say: Say = lambda _: None,
 ) -> ModelSpec:
-    """Write an RTMPose, RTMDet or RTMO checkpoint as an ONNX file with its spec inside.
+    """Write an RTMPose, RTMDet, RTMO or CSPNeXt-UDP checkpoint as ONNX with its spec inside.
 
-    The file answers as the torch model does (`export_onnx`); its outputs are raw maps, for RTMO
+    Names of keypoints, thresholds and pixels are the checkpoint's own where it tells them. The file
+    answers as the torch model does (`export_onnx`); its outputs are raw maps, for RTMO
     beside the constants that its codec needs. Its metadata_props hold the spec (SPEC_KEY) and the
     checkpoint's name, sha256 and kind of weights (SOURCE_KEY). It appears whole or not at all.
 
@@ -134,7 +123,8 @@ def export_checkpoint(
         input_hw: height and width in px, multiples of 32. Told by RTMPose's weights and checked;
             of RTMDet (320x320 for nano, 640x640 otherwise) and RTMO (416x416 for t, 640x640
             otherwise) the caller's choice.
-        keypoint_set: where the number of keypoints does not name it, as with ``ap10k17``.
+        keypoint_set: wins over what the file says of its points.
+        say: is told what was assumed, a line each.
 
     Raises:
         CheckpointError: the file cannot be read, or is not one of these models.
@@ -143,20 +133,30 @@ def export_checkpoint(
     """
     found = read_checkpoint(checkpoint)
     description = _described(found.state_dict, checkpoint)
-    if description.architecture == "cspnext":
+    if description.architecture == "cspnext" and description.keypoints is None:
         raise ModelFileError(
             f"{checkpoint}: it is a bare backbone ({description}) and gives neither boxes nor "
             "keypoints; `edge export --backbone` writes it as a network to be measured only"
         )
     _agree(checkpoint, description, size, keypoints, num_classes, input_hw)
-    description = replace(description, input_hw=input_hw or default_input_hw(description))
+    if input_hw is None:
+        input_hw = _claimed_input(description, found.claims, say)
+    description = replace(description, input_hw=input_hw)
+    _check_claims(checkpoint, description, found.claims)
     model = _loaded(description, found.state_dict, checkpoint)
-    codec = _CODECS[description.architecture]
     constants: Mapping[str, NDArray[np.float32]] = {}
     plain = None
     if isinstance(model, RTMO):
         plain, constants = switch_to_deploy(model), dcc_constants(model)
-    spec = _spec(name, description, codec, constants, keypoint_set)
+    spec = spec_of(
+        name,
+        description,
+        _output_shapes(description),
+        {key: value.shape for key, value in constants.items()},
+        found.claims,
+        keypoint_set,
+        say,
+    )
     metadata = {
         SPEC_KEY: json.dumps(spec.to_json()),
         SOURCE_KEY: _source(checkpoint, description, found.weights),
@@ -166,9 +166,11 @@ def export_checkpoint(
         out,
         spec.input_hw,
         plain=plain,
-        output_names=codec.output_names,
+        output_names=[tensor.name for tensor in spec.outputs],
         constants=constants,
         metadata=metadata,
+        mean=spec.mean,
+        std=spec.std,
     )
     return spec
 
@@ -201,99 +203,40 @@ def export_backbone(
     return description
 
 
-@dataclass(frozen=True)
-class _Codec:
-    """What the specs of an architecture have in common."""
-
-    output_names: Sequence[str]
-    fields: Mapping[str, Any]
-
-
-_CODECS: dict[Architecture, _Codec] = {
-    "rtmpose": _Codec(
-        SIMCC_OUTPUT_NAMES,
-        {"task": "pose", "codec": "simcc", "color_order": "rgb", "mean": RGB_MEAN, "std": RGB_STD},
-    ),
-    # Thresholds are those of the published configurations' test_cfg.
-    "rtmdet": _Codec(
-        RTMDET_OUTPUT_NAMES,
-        {
-            "task": "detection",
-            "codec": "rtmdet",
-            "strides": RTMDET_STRIDES,
-            "color_order": "bgr",
-            "mean": BGR_MEAN,
-            "std": BGR_STD,
-            "score_threshold": 0.05,
-            "nms_iou": 0.6,
-            "pad_value": 114,
-            "nms_candidates_per_level": 1000,
-            "max_boxes": 100,
-        },
-    ),
-    "rtmo": _Codec(
-        RTMO_OUTPUT_NAMES,
-        {
-            "task": "one-stage",
-            "codec": "rtmo",
-            "strides": RTMO_STRIDES,
-            "color_order": "bgr",
-            "mean": (0.0, 0.0, 0.0),
-            "std": (1.0, 1.0, 1.0),
-            "score_threshold": 0.1,
-            "nms_iou": 0.65,
-            "pad_value": 114,
-            "letterbox": "center",
-        },
-    ),
-}
-
-
-def _spec(
-    name: str,
-    description: Description,
-    codec: _Codec,
-    constants: Mapping[str, NDArray[np.float32]],
-    keypoint_set: str | None,
-) -> ModelSpec:
-    assert description.input_hw is not None
-    height, width = description.input_hw
-    fields = dict(codec.fields)
-    if description.keypoints is not None:
-        fields["keypoint_set"] = _keypoint_set(name, description.keypoints, keypoint_set)
-    elif keypoint_set is not None:
-        raise SpecError(f"{name}: a detector ({description}) has no keypoint set {keypoint_set!r}")
-    if constants:
-        fields["constants"] = tuple(
-            TensorSpec(key, value.shape) for key, value in constants.items()
-        )
-    if description.architecture == "rtmo":
-        # The published configurations keep every person: as many as there are cells.
-        cells = sum((height // stride) * (width // stride) for stride in RTMO_STRIDES)
-        fields |= {"nms_candidates_per_level": cells, "max_boxes": cells}
+def _output_shapes(description: Description) -> list[tuple[int, ...]]:
     with torch.inference_mode(), torch.device("meta"):
-        outputs = build(description).eval()(torch.zeros(1, 3, height, width))
-    return ModelSpec(
-        name=name,
-        input=TensorSpec(INPUT_NAME, (None, 3, height, width)),
-        outputs=tuple(
-            TensorSpec(key, (None, *output.shape[1:]))
-            for key, output in zip(codec.output_names, outputs, strict=True)
-        ),
-        **fields,
-    )
+        found = build(description).eval()(torch.zeros(1, 3, *default_input_hw(description)))
+    return [tuple(one.shape) for one in (found if isinstance(found, tuple) else (found,))]
 
 
-def _keypoint_set(name: str, count: int, asked: str | None) -> str:
-    if asked is None:
-        return _KEYPOINT_SETS.get(count, f"unnamed-{count}")
-    known = len(find_keypoint_set(asked).keypoints)
-    if known != count:
-        raise SpecError(
-            f"{name}: the checkpoint has {count} keypoints and the keypoint set {asked!r} {known}; "
-            f"name a set of {count}, or unnamed-{count}"
+def _claimed_input(description: Description, claims: Claims, say: Say) -> tuple[int, int]:
+    """The input size that the weights tell, else the configuration, else the published one."""
+    if description.input_hw is not None:
+        return description.input_hw
+    places = ("codec.input_size", "model.head.decoder.input_size", "model.test_cfg.input_size")
+    for place in places if description.architecture != "rtmdet" else ():
+        size = claims.config.get(place)
+        if isinstance(size, list) and len(size) == 2 and all(type(one) is int for one in size):
+            width, height = size
+            if min(size) > 0 and width % _STRIDE == height % _STRIDE == 0:
+                return height, width
+    height, width = default_input_hw(description)
+    if description.architecture == "cspnext":
+        say(
+            f"neither the weights nor the file tell the input size: {height}x{width} (height x "
+            "width) is assumed; --size HxW says otherwise"
         )
-    return asked
+    return height, width
+
+
+def _check_claims(path: Path, description: Description, claims: Claims) -> None:
+    """Refuse a RTMPose whose configuration gives another number of bins than two a pixel."""
+    ratio = claims.config.get("codec.simcc_split_ratio")
+    if description.architecture == "rtmpose" and ratio not in (None, 2):
+        raise CheckpointError(
+            f"{path}: its configuration has {ratio} bins a pixel, and only RTMPose with 2 is "
+            "exported; export it to ONNX with mmpose or mmdeploy and convert that file"
+        )
 
 
 def _described(state_dict: Mapping[str, Any], path: Path) -> Description:
@@ -312,7 +255,7 @@ def _agree(
     input_hw: tuple[int, int] | None,
 ) -> None:
     """Refuse what contradicts the weights."""
-    free_input = description.architecture in ("rtmdet", "rtmo")
+    free_input = description.architecture in ("rtmdet", "rtmo", "cspnext")
     said: tuple[tuple[str, Any, Any], ...] = (
         ("size", {"tiny": "t"}.get(size or "", size), description.size),
         ("keypoints", keypoints, description.keypoints),

@@ -1,8 +1,9 @@
 """CSPNeXt as it is published for itself: pretrained on ImageNet, or on heatmaps of keypoints.
 
-Such a file is where the training of another model starts. It is no model that a codec decodes:
+Pretrained on ImageNet it is where the training of another model starts, and no codec decodes it:
 the kit measures it as a bare backbone, and loads the head only so that every key is accounted for.
-Parameter names are those of mmpretrain's ``LinearClsHead`` and mmpose's ``HeatmapHead``.
+With a head of heatmaps it is a pose model, CSPNeXt-UDP. Parameter names are those of mmpretrain's
+``LinearClsHead`` and mmpose's ``HeatmapHead``.
 """
 
 from __future__ import annotations
@@ -65,9 +66,9 @@ class _HeatmapHead(nn.Module):
 
 
 class CSPNeXtHeatmaps(CSPNeXtBackbone):
-    """The UDP pretraining, (N, 3, H, W) -> heatmaps (N, K, H / 4, W / 4).
+    """CSPNeXt-UDP, (N, 3, H, W) -> heatmaps (N, K, H / 4, W / 4).
 
-    K is 19 in the published files: the keypoints of AIC and COCO together.
+    K is 19 in the published pretraining: the keypoints of AIC and COCO together.
     """
 
     def __init__(self, size: str = "t", keypoints: int = 19) -> None:

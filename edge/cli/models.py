@@ -107,6 +107,7 @@ def export(arguments: argparse.Namespace) -> int:
         num_classes=arguments.classes,
         input_hw=input_hw,
         keypoint_set=arguments.keypoint_set or (entry.keypoint_set if entry else None),
+        say=lambda text: print(f"note: {text}", flush=True),
     )
     height, width = spec.input_hw
     finds = spec.keypoint_set or "boxes"

@@ -1,0 +1,453 @@
+"""Both formats of torch.save against torch's own reader, hostile and damaged files, wrappers."""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import io
+import pickle
+import random
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from converters.architectures.plain_pickle import (  # noqa: E402
+    PickledArray,
+    PickleError,
+    Skipped,
+    UnsafePickleError,
+    read_pickle,
+)
+from converters.architectures.reading import CheckpointError, read_checkpoint  # noqa: E402
+from converters.architectures.torch_file import StoredTensor, read_torch_file  # noqa: E402
+from tests.conftest import shared  # noqa: E402
+
+both = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+
+
+def save(content: Any, path: Path, zipped: bool) -> Path:
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    return path
+
+
+def loaded(value: Any) -> Any:
+    """Plain values of what the reader gives."""
+    if isinstance(value, StoredTensor):
+        return value.load()
+    if isinstance(value, PickledArray):
+        return value.value()
+    if isinstance(value, dict):
+        return {key: loaded(one) for key, one in value.items()}
+    return [loaded(one) for one in value] if isinstance(value, list) else value
+
+
+# --- the formats ------------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8],
+    ids=str,
+)
+def test_tensors_are_those_that_torch_reads(dtype: Any, zipped: bool, tmp_path: Path) -> None:
+    base = torch.arange(24).reshape(2, 3, 4).to(dtype)
+    content = collections.OrderedDict(
+        whole=base,
+        turned=base.permute(2, 0, 1),
+        part=base[1, 1:, ::2],
+        empty=torch.empty(0, 3, dtype=dtype),
+        scalar=torch.tensor(7).to(dtype),
+        parameter=torch.nn.Parameter(base.float()),
+        flags=torch.tensor([True, False]),
+    )
+    path = save(content, tmp_path / "t.pth", zipped)
+    found, wanted = read_torch_file(path), torch.load(path, weights_only=True)
+    assert list(found) == list(wanted)
+    for key, value in wanted.items():
+        assert found[key].load().dtype == value.dtype
+        assert torch.equal(found[key].load(), value), key
+
+
+@both
+def test_plain_data_and_arrays_beside_the_weights(zipped: bool, tmp_path: Path) -> None:
+    content = {
+        "texts": ["ä", "", "x" * 70000],
+        "numbers": (1, -(2**70), 0.5, None, True, 2**31),
+        "bytes": b"\x00\xff",
+        "bits": {1, 2},
+        "nested": {"a": {"b": [{"c": (1, (2, ()))}]}},
+        "sigmas": np.linspace(0, 1, 17),
+        "colors": np.arange(6, dtype=np.uint8).reshape(2, 3),
+        "columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "names": np.array(["nose", "eye"]),
+        "objects": np.array(["nose", None], object),
+        "big": np.arange(3, dtype=">i4"),
+        "scalar": np.float64(0.25),
+        "counter": collections.Counter("aab"),
+        "default": collections.defaultdict(list, a=[1]),
+        "size": torch.Size([1, 2]),
+    }
+    found = loaded(read_torch_file(save(content, tmp_path / "t.pth", zipped)))
+    assert sorted(found.pop("bits")) == [1, 2]
+    assert found.pop("objects") == ["nose", None]
+    for key in ("sigmas", "colors", "columns", "names", "big"):
+        np.testing.assert_array_equal(found.pop(key), content[key])
+    assert found == {key: content[key] for key in found}
+
+
+@both
+@pytest.mark.parametrize("protocol", [1, 2, 3, 4])
+def test_every_protocol_of_pickle(protocol: int, zipped: bool, tmp_path: Path) -> None:
+    content = {"a": [1, 2.5, "x", b"y", (1,), {}, {"k": None}], "w": torch.ones(3)}
+    torch.save(
+        content,
+        tmp_path / "t.pth",
+        pickle_protocol=protocol,
+        _use_new_zipfile_serialization=zipped,
+    )
+    found = loaded(read_torch_file(tmp_path / "t.pth"))
+    assert torch.equal(found.pop("w"), torch.ones(3))
+    assert found == {"a": content["a"]}
+
+
+def test_numpys_old_and_new_names_are_both_known(tmp_path: Path) -> None:
+    path = save({"sigmas": np.full(17, 0.05), "one": np.float32(2)}, tmp_path / "t.pth", False)
+    text = path.read_bytes()
+    for old, new in ((b"numpy.core.", b"numpy._core."), (b"numpy._core.", b"numpy.core.")):
+        path.write_bytes(text.replace(old, new))
+        found = loaded(read_torch_file(path))
+        assert found["one"] == 2
+        np.testing.assert_array_equal(found["sigmas"], np.full(17, 0.05))
+
+
+def test_the_other_byte_order(tmp_path: Path) -> None:
+    little = save({"w": torch.arange(4.0)}, tmp_path / "t.pth", True)
+    with zipfile.ZipFile(little) as source, zipfile.ZipFile(tmp_path / "b.pth", "w") as target:
+        for name in source.namelist():
+            data = source.read(name)
+            if name.endswith("byteorder"):
+                data = b"big"
+            elif "/data/" in name:
+                data = np.frombuffer(data, "<f4").astype(">f4").tobytes()
+            target.writestr(name.replace("t/", "b/"), data)
+    found = read_torch_file(tmp_path / "b.pth")
+    assert torch.equal(found["w"].load(), torch.arange(4.0))
+
+
+class Settings:
+    """An object of a training program, which is not here when the file is read."""
+
+    def __init__(self) -> None:
+        self.rate = 0.1
+
+
+@both
+def test_objects_beside_the_weights_are_skipped(zipped: bool, tmp_path: Path) -> None:
+    meta = {
+        "when": datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC),
+        "took": datetime.timedelta(hours=2),
+        "path": tmp_path,
+        "settings": Settings(),
+        "queue": collections.deque([1, 2]),
+        "complex": 1j,
+        "function": np.mean,
+        "dtype": torch.float16,
+        "device": torch.device("cpu"),
+    }
+    content = {"meta": meta, "state_dict": {"backbone.a": torch.ones(2)}}
+    found = read_checkpoint(save(content, tmp_path / "t.pth", zipped))
+    assert list(found.state_dict) == ["backbone.a"]
+
+
+# --- what is hostile or damaged ---------------------------------------------------------------
+
+
+class Call:
+    """Unpickling it would call a function."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+@both
+def test_nothing_is_imported_or_called(zipped: bool, tmp_path: Path) -> None:
+    (tmp_path / "trap.py").write_text("raise SystemExit('imported')")
+    made: list[Any] = []
+
+    class Trap:
+        def __reduce__(self) -> Any:
+            return (made.append, (1,))
+
+    stream = pickle.dumps({"a": Trap()}) if zipped else b"ctrap\nfunction\n(S'x'\ntR."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        read_pickle(io.BytesIO(stream))
+    assert made == []
+
+
+@pytest.mark.parametrize(
+    "function",
+    [eval, exec, open, __import__, compile],
+    ids=lambda function: function.__name__,
+)
+def test_calls_that_no_checkpoint_needs_are_refused_by_name(function: Any) -> None:
+    text = pickle.dumps([Call(function, "1")])
+    with pytest.raises(UnsafePickleError, match=function.__name__):
+        read_pickle(io.BytesIO(text))
+
+
+def zip_of(data_pkl: bytes, path: Path, **files: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", data_pkl)
+        for name, data in files.items():
+            archive.writestr(f"a/data/{name}", data)
+    return path
+
+
+def tensor_pickle(offset: int, size: Any, stride: Any, count: int = 4) -> bytes:
+    """A pickle of one tensor over the storage `0`, as torch writes it but for these numbers."""
+
+    class Rebuild:
+        def __reduce__(self) -> Any:
+            return (torch._utils._rebuild_tensor_v2, (None, offset, size, stride, False, {}))
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value: Any) -> Any:
+            return ("storage", torch.FloatStorage, "0", "cpu", count) if value is None else None
+
+    stream = io.BytesIO()
+    Pickler(stream, 2).dump({"backbone.a": Rebuild()})
+    return stream.getvalue()
+
+
+def test_a_hand_made_tensor_is_read(tmp_path: Path) -> None:
+    data = np.arange(4, dtype="<f4").tobytes()
+    path = zip_of(tensor_pickle(1, (3,), (1,)), tmp_path / "t.pth", **{"0": data})
+    assert read_checkpoint(path).state_dict["backbone.a"].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "stride", "count"),
+    [
+        (0, (5,), (1,), 4),
+        (2, (3,), (1,), 4),
+        (0, (2, 2), (3, 1), 4),
+        (-1, (2,), (1,), 4),
+        (0, (2,), (-1,), 4),
+        (0, (10**6, 10**6), (0, 0), 4),
+        (0, (2**62,), (1,), 2**62),
+        (0, (2,), (1, 1), 4),
+        (0, ("2",), (1,), 4),
+        (0, (4,), (1,), 8),
+    ],
+)
+def test_a_tensor_that_its_storage_does_not_hold_is_refused(
+    offset: int, size: Any, stride: Any, count: int, tmp_path: Path
+) -> None:
+    pickled = tensor_pickle(offset, size, stride, count)
+    path = zip_of(pickled, tmp_path / "t.pth", **{"0": bytes(16)})
+    with pytest.raises(CheckpointError, match="not a checkpoint, or a truncated one"):
+        read_checkpoint(path)
+
+
+def test_a_zip_that_claims_gigabytes_is_refused_unread(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "t.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(50_000_000))
+    with pytest.raises(CheckpointError, match="claim 50000000 bytes"):
+        read_checkpoint(tmp_path / "t.pth")
+
+
+def _one_line(error: Exception) -> None:
+    assert str(error)
+    assert "\n" not in str(error)
+
+
+def nested(depth: int) -> bytes:
+    return b"\x80\x02" + b")" + b"\x85" * depth + b"."
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        nested(100_000).removesuffix(b".") + b"}q\x00.",
+        # A deep tuple as a key: hashing it would recurse.
+        b"\x80\x02})" + b"\x85" * 100_000 + b"K\x01s.",
+        b"\x80\x02]q\x00h\x00a.",
+        b"\x80\x02X\xff\xff\xff\xffabc.",
+        b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f.",
+        b"\x80\x02r\xff\xff\xff\xff.",
+        b"L" + b"9" * 5000 + b"L\n.",
+        b"\x80\x02}]K\x01s.",
+        b"\x80\x02h\x05.",
+        b"\x80\x02K\x01R.",
+        b"\x80\x02\x82\x01.",
+        b"",
+    ],
+)
+def test_hostile_streams_end_in_an_answer_or_a_pickle_error(stream: bytes) -> None:
+    try:
+        read_pickle(io.BytesIO(stream))
+    except PickleError as error:
+        _one_line(error)
+
+
+def test_deep_nesting_costs_no_recursion() -> None:
+    value = read_pickle(io.BytesIO(nested(100_000)))
+    for _ in range(100_000):
+        (value,) = value
+    assert value == ()
+
+
+@both
+def test_mutated_files_end_in_one_line_or_in_weights(zipped: bool, tmp_path: Path) -> None:
+    content = {
+        "meta": {"dataset_meta": {"sigmas": np.full(17, 0.05), "dataset_name": "coco"}},
+        "state_dict": {f"backbone.{index}": torch.ones(3) for index in range(4)},
+    }
+    path = save(content, tmp_path / "t.pth", zipped)
+    right = path.read_bytes()
+    rng = random.Random(0)
+    for _ in range(400):
+        wrong = bytearray(right)
+        for _ in range(rng.choice((1, 1, 3, 20))):
+            wrong[rng.randrange(len(wrong))] = rng.randrange(256)
+        if rng.random() < 0.3:
+            wrong = wrong[: rng.randrange(len(wrong))]
+        path.write_bytes(wrong)
+        try:
+            read_checkpoint(path)
+        except CheckpointError as error:
+            _one_line(error)
+
+
+def test_other_files_are_named_for_what_they_are(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "s.pth", "w") as archive:
+        for name in ("data.pkl", "constants.pkl", "code/__torch__.py"):
+            archive.writestr(f"s/{name}", b"\x80\x02}.")
+    with pytest.raises(CheckpointError, match="TorchScript"):
+        read_checkpoint(tmp_path / "s.pth")
+    (tmp_path / "p.pth").write_bytes(pickle.dumps({"state_dict": {}}))
+    with pytest.raises(CheckpointError, match=r"torch\.save did not write"):
+        read_checkpoint(tmp_path / "p.pth")
+    with zipfile.ZipFile(tmp_path / "z.pth", "w") as archive:
+        archive.writestr("readme.txt", "no weights")
+    with pytest.raises(CheckpointError, match=r"without one data\.pkl"):
+        read_checkpoint(tmp_path / "z.pth")
+    (tmp_path / "t.pth").write_bytes(bytes(257) + b"ustar" + bytes(500))
+    with pytest.raises(CheckpointError, match="tar format"):
+        read_checkpoint(tmp_path / "t.pth")
+
+
+def test_a_legacy_file_whose_weights_are_cut_short(tmp_path: Path) -> None:
+    path = save({"backbone.a": torch.ones(9)}, tmp_path / "t.pth", False)
+    right = path.read_bytes()
+    for lost in (1, 4, 36, 40, 44):
+        path.write_bytes(right[:-lost])
+        with pytest.raises(CheckpointError, match="ends in the middle of its weights"):
+            read_checkpoint(path)
+    # A size that is larger than the file.
+    path.write_bytes(right[:-44] + struct.pack("<q", 2**60) + right[-36:])
+    with pytest.raises(CheckpointError, match="ends in the middle of its weights"):
+        read_checkpoint(path)
+
+
+# --- what training tools wrap -----------------------------------------------------------------
+
+WEIGHTS = {"backbone.a": torch.ones(2), "head.b": torch.ones(3)}
+OTHER = {key: value + 1 for key, value in WEIGHTS.items()}
+
+
+def prefixed(prefix: str, state: dict[str, Any]) -> dict[str, Any]:
+    return {prefix + key: value for key, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model": WEIGHTS},
+        {"model": OTHER, "ema": WEIGHTS},
+        {"model": OTHER, "ema": {"module": WEIGHTS, "updates": 9}},
+        {"state_dict": OTHER, "state_dict_ema": WEIGHTS},
+        {"model_state_dict": WEIGHTS, "optimizer_state_dict": {"state": {0: torch.ones(2)}}},
+        {"net": prefixed("module.", WEIGHTS), "epoch": torch.tensor(3)},
+        {"params": OTHER, "params_ema": WEIGHTS},
+        prefixed("_orig_mod.", WEIGHTS),
+        prefixed("module._orig_mod.", WEIGHTS),
+        prefixed("_orig_mod.module.", WEIGHTS),
+        {"backbone._orig_mod.a": torch.ones(2), "head._orig_mod.b": torch.ones(3)},
+        {"state_dict": {**prefixed("model.", WEIGHTS), "criterion.weight": torch.ones(4)}},
+        {"state_dict": prefixed("pose_model.net.", WEIGHTS), "pytorch-lightning_version": "2.4"},
+        {"state_dict": {**prefixed("model.", OTHER), **prefixed("ema_model.", WEIGHTS)}},
+        {"state_dict": {**prefixed("model.", OTHER), **prefixed("ema.module.", WEIGHTS)}},
+    ],
+)
+def test_the_weights_are_found_whatever_wraps_them(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "t.pth")
+    found = read_checkpoint(tmp_path / "t.pth").state_dict
+    assert set(found) == set(WEIGHTS)
+    assert all(torch.equal(found[key], WEIGHTS[key]) for key in WEIGHTS)
+
+
+class Network(torch.nn.Module):  # type: ignore[misc, name-defined]
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+        self.head = torch.nn.Linear(2, 1, bias=False)
+        self.register_buffer("passing", torch.ones(1), persistent=False)
+
+
+@both
+def test_a_whole_model_that_was_saved_is_read_as_its_weights(zipped: bool, tmp_path: Path) -> None:
+    network = Network()
+    found = read_checkpoint(save({"model": network}, tmp_path / "t.pth", zipped)).state_dict
+    wanted = network.state_dict()
+    assert set(found) == set(wanted)
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({}, "holds no state dict, but an empty dict"),
+        ([1], "holds no state dict, but list"),
+        ({"epoch": 3, "optimizer": {}}, "but a dict with epoch, optimizer"),
+        (Settings(), r"but \S*Settings"),
+        ({**prefixed("student.", WEIGHTS), **prefixed("teacher.", OTHER)}, "several networks"),
+        ({**WEIGHTS, "backbone.module.a": torch.ones(2)}, "two weights that are called"),
+        ({**WEIGHTS, "note": "text"}, "no tensors: note"),
+    ],
+)
+def test_what_is_no_state_dict_is_named(content: Any, words: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "t.pth")
+    with pytest.raises(CheckpointError, match=words):
+        read_checkpoint(tmp_path / "t.pth")
+
+
+def test_a_file_that_mmposes_publishing_tool_wrote() -> None:
+    folder = shared("cases/openmmlab")
+    (path,) = folder.glob("published-*.pth")
+    found = read_checkpoint(path)
+    wanted = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
+    assert set(found.state_dict) == set(wanted)
+    assert all(torch.equal(found.state_dict[key], wanted[key]) for key in wanted)
+    assert found.claims.data_set == "coco"
+    assert found.claims.keypoints is not None
+    assert found.claims.keypoints.name == "coco17"
+    assert found.claims.config["codec.input_size"] == [192, 256]
+    assert found.claims.config["model.head.type"] == "RTMCCHead"
+
+
+def test_a_skipped_object_keeps_its_name() -> None:
+    found = read_pickle(io.BytesIO(pickle.dumps(Settings())))
+    assert isinstance(found, Skipped)
+    assert found.state == {"rate": 0.1}
