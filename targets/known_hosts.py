@@ -7,10 +7,10 @@ hashed. ``@revoked`` counts; ``@cert-authority`` does not, for no certificate of
 from __future__ import annotations
 
 import base64
-import binascii
 import fnmatch
 import hashlib
 import hmac
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,9 +53,9 @@ def _names_match(patterns: str, name: str) -> bool:
         if pattern.startswith("|1|"):
             try:
                 salt, digest = (base64.b64decode(part) for part in pattern[3:].split("|"))
-            except (binascii.Error, ValueError):
+            except ValueError:  # binascii.Error as well
                 continue
-            matched |= hmac.digest(salt, name.encode(), "sha1") == digest
+            matched |= hmac.digest(salt, os.fsencode(name), "sha1") == digest
         elif fnmatch.fnmatchcase(name, pattern.removeprefix("!").lower().replace("[", "[[]")):
             if pattern.startswith("!"):
                 return False
@@ -64,6 +64,10 @@ def _names_match(patterns: str, name: str) -> bool:
 
 
 def fingerprint(text: str) -> str:
-    """The fingerprint of a key in base64, as OpenSSH shows it."""
-    digest = hashlib.sha256(base64.b64decode(text + "==")).digest()
+    """The fingerprint of a key in base64, as OpenSSH shows it; of a damaged key that it is one."""
+    try:
+        key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError:  # binascii.Error as well
+        return "(damaged, without a fingerprint)"
+    digest = hashlib.sha256(key).digest()
     return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")

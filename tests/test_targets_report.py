@@ -248,7 +248,7 @@ def test_control_characters_of_a_device_reach_no_report() -> None:
         )
         for run in mixed_runs()
     ]
-    comparison = compare_runs(runs, runs, include_invalid=True)
+    comparison = compare_runs(runs[:1], runs[:1], include_invalid=True)
     made = datetime(2024, 1, 1, tzinfo=UTC)
     texts = [text_report(runs), markdown(runs), html_page(runs, made=made)]
     texts += [comparison_text(comparison), comparison_markdown(comparison)]

@@ -89,6 +89,30 @@ def test_an_unknown_host_is_refused_with_the_command_that_accepts_it(
     opened(server, known_hosts=known).close()
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda key: key[:37],
+        lambda key: key[:40] + "é号" + key[42:],
+        lambda key: "=",
+        lambda key: key + "A",
+        lambda key: key.replace("A", "*"),
+    ],
+)
+def test_a_damaged_key_of_the_host_is_another_one(
+    server: SshServer, tmp_path: Path, damage: Callable[[str], str]
+) -> None:
+    known = tmp_path / "known_hosts"
+    name, kind, key = server.known_hosts.read_text().split()[:3]
+    known.write_text(f"{name} {kind} {damage(key)}\n", encoding="utf-8")
+    with pytest.raises(DeviceError, match="HAS CHANGED") as caught:
+        opened(server, known_hosts=known)
+    assert fingerprint_of(server) in str(caught.value)
+    known.write_bytes(b"\xff\xfe |1|\xe9|= x y\n|1|a|b ssh-rsa\n@revoked\n" + b"[" * 500 + b" a b\n")
+    with pytest.raises(DeviceError, match="not known"):
+        opened(server, known_hosts=known)
+
+
 def test_a_changed_host_key_is_refused_loudly(own_server: SshServer) -> None:
     opened(own_server).close()
     before = fingerprint_of(own_server)
