@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from converters import ROOM
 from converters.address import file_name
@@ -23,6 +24,7 @@ from edge.spec import ModelSpec
 from edge.texts import parse_json, parse_toml, read_text
 
 __all__ = [
+    "INSECURE_MIRROR",
     "find_entry",
     "find_source",
     "read_spec_file",
@@ -30,6 +32,9 @@ __all__ = [
     "zoo_entries",
     "zoo_fetch",
 ]
+
+INSECURE_MIRROR = "EDGEPOSE_INSECURE_MIRROR"
+_SHA256_DIGITS = 64
 
 Say = Callable[[str], None]
 Entries = Mapping[str, ZooEntry]
@@ -162,12 +167,46 @@ def _fetch(name: str, url: str, hashes: tuple[str, ...], say: Say) -> Path:
         say(text)
 
     if not (folder / file_name(url)).exists():
+        _refuse_insecure(mirror)
         origin = f"EDGEPOSE_MIRROR={mirror}, not from " if mirror else ""
         say(f"fetching {name} into {folder} from {origin}{url}")
+    doubt = _doubt(hashes)
+    if doubt:
+        say(f"{file_name(url)}: {doubt}")
     try:
         return fetch(url, folder, sha256=hashes, mirror=mirror, progress=line, say=interrupt_line)
     finally:
         line.close()
+
+
+def _refuse_insecure(mirror: str | None) -> None:
+    """DownloadError for a mirror that anybody on the way can answer for, unless that is allowed."""
+    from converters.download import DownloadError
+
+    allowed = os.environ.get(INSECURE_MIRROR, "") not in ("", "0")
+    if mirror and urlsplit(mirror).scheme == "http" and not allowed:
+        raise DownloadError(
+            f"EDGEPOSE_MIRROR={mirror}: over http anybody on the way can change what comes; name "
+            "an https address or a folder, or allow it with --insecure-mirror or "
+            f"{INSECURE_MIRROR}=1"
+        )
+
+
+def _doubt(hashes: tuple[str, ...]) -> str:
+    """What a download cannot be told by; empty where whole SHA-256 are known."""
+    shortest = min(map(len, hashes), default=0)
+    if shortest == 0:
+        return (
+            "its SHA-256 is not known: the checksums inside it find damage, but not a file that "
+            "somebody made to look like it"
+        )
+    if shortest < _SHA256_DIGITS:
+        return (
+            f"it is told by the first {shortest} of the {_SHA256_DIGITS} digits of its SHA-256, "
+            "all that is published: they find damage, but not a file that somebody made to "
+            "match them"
+        )
+    return ""
 
 
 def _read_sdk(path: Path, name: str) -> tuple[Path, ModelSpec]:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from converters import zoo
+from converters.download import DownloadError
 from converters.source import Source
 from converters.zoo import find_entry, find_source, zoo_entries, zoo_fetch
 from converters.zoo_entry import ZooEntry, parse_zoo
@@ -325,7 +326,8 @@ def test_an_archive_is_fetched_and_read(
     assert source.path.read_bytes() == tiny_simcc_model().SerializeToString()
     assert source.path.is_relative_to(cache)
     assert (cache / "tiny.zip").read_bytes() == data
-    assert len(said) == 1
+    assert "its SHA-256 is not known" in said[1]
+    assert len(said) == 2
     assert f"{server.url}/sdk/tiny.zip" in said[0]
     # Again, and as a file, and unpacked: the same, and nothing is fetched.
     assert find_source("tiny", entries=entries, say=said.append) == source
@@ -335,7 +337,7 @@ def test_an_archive_is_fetched_and_read(
     by_folder = find_source(str(tmp_path / "20230831/tiny"), say=said.append)
     assert by_folder.spec == source.spec
     assert by_folder.path == tmp_path / "20230831/tiny/end2end.onnx"
-    assert len(server.seen) == len(said) == 1
+    assert len(server.seen) == 1
     assert find_source("tiny", name="other", entries=entries).name == "other"
 
 
@@ -359,6 +361,46 @@ def test_a_mirror_is_asked_instead(
     said: list[str] = []
     assert find_source("tiny", entries=entries, say=said.append).path.is_relative_to(cache)
     assert f"EDGEPOSE_MIRROR={mirror}, not from https://models.invalid" in said[0]
+
+
+def test_a_mirror_over_http_has_to_be_allowed(
+    server: Server,  # noqa: F811
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server.files["/tiny.zip"] = sdk_zip(tmp_path / "tiny.zip")
+    entries = entry_of(archive="https://models.invalid/sdk/tiny.zip")
+    monkeypatch.setenv("EDGEPOSE_MIRROR", server.url)
+    monkeypatch.delenv("EDGEPOSE_INSECURE_MIRROR", raising=False)
+    with pytest.raises(DownloadError, match=r"over http.*https.*--insecure-mirror or EDGEPOSE_INS"):
+        find_source("tiny", entries=entries, say=quiet)
+    assert not list(cache.glob("*"))
+    monkeypatch.setenv("EDGEPOSE_INSECURE_MIRROR", "1")
+    assert find_source("tiny", entries=entries, say=quiet).path.is_relative_to(cache)
+    monkeypatch.delenv("EDGEPOSE_INSECURE_MIRROR")
+    find_source("tiny", entries=entries, say=quiet)  # it lies there
+
+
+@pytest.mark.parametrize(
+    ("digits", "word"), [(0, "is not known"), (8, "first 8 of the 64 digits"), (64, None)]
+)
+def test_how_well_a_download_is_told_is_said_before_it_is_used(
+    server: Server,  # noqa: F811
+    cache: Path,
+    tmp_path: Path,
+    digits: int,
+    word: str | None,
+) -> None:
+    data = server.files["/sdk/tiny.zip"] = sdk_zip(tmp_path / "tiny.zip")
+    hashes = (hashlib.sha256(data).hexdigest()[:digits],) if digits else ()
+    entries = entry_of(archive=f"{server.url}/sdk/tiny.zip", archive_sha256=hashes)
+    said: list[str] = []
+    find_source("tiny", entries=entries, say=quiet)
+    find_source("tiny", entries=entries, say=said.append)
+    assert len(said) == (word is not None)
+    assert word is None or word in said[-1]
+    assert cache.exists()
 
 
 @pytest.fixture

@@ -38,6 +38,9 @@ from edge.session import default_threads
 
 __all__ = ["console", "main"]
 
+# Where a model of the zoo can be named, which is then fetched.
+_FETCHING = ("convert", "bench", "deploy", "run", "eval", "sensitivity", "export", "zoo")
+
 
 def console() -> NoReturn:
     """Entry point of the ``edge`` command."""
@@ -94,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         added.set_defaults(run=run)
+        if name in _FETCHING:
+            options.add_insecure_mirror(added)
         return added
 
     convert = command("convert", host.convert, "Convert models for a target, verified.")
@@ -177,7 +182,8 @@ def _parser() -> argparse.ArgumentParser:
     zoo.add_argument("--json", action="store_true")
     zoo.epilog = (
         "Files go to EDGEPOSE_CACHE (default: ~/.cache/edgepose). EDGEPOSE_MIRROR names a folder\n"
-        "or address that has them instead of the official servers."
+        "or https address that has them instead of the official servers; an http one needs\n"
+        "--insecure-mirror (or EDGEPOSE_INSECURE_MIRROR=1)."
     )
 
     synthetic = command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,25 @@ from edge.cli.quantisation import add_quantisation
 from edge.digits import parse_digits
 from edge.spec import PRECISIONS
 
-__all__ = ["add_conversion", "count", "cpu_mask", "size"]
+__all__ = ["add_conversion", "add_insecure_mirror", "count", "cpu_mask", "size"]
+
+
+class _AllowInsecureMirror(argparse.Action):
+    """Set the variable, for what fetches in other processes as well."""
+
+    def __call__(self, *_: object, **__: object) -> None:
+        os.environ["EDGEPOSE_INSECURE_MIRROR"] = "1"
+
+
+def add_insecure_mirror(parser: Any) -> None:
+    """Add what a command that may fetch a model needs for an http mirror."""
+    parser.add_argument(
+        "--insecure-mirror",
+        action=_AllowInsecureMirror,
+        nargs=0,
+        help="take models from an EDGEPOSE_MIRROR over http as well, where anybody on the way can "
+        "change them",
+    )
 
 
 def add_conversion(parser: Any) -> None:
