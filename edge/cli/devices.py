@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.digits import parse_digits
+from edge.files import sweep
 from edge.printable import printable
 
 if TYPE_CHECKING:
@@ -38,7 +40,9 @@ def add_devices(command: Callable[[str, Callable[[argparse.Namespace], int], str
     listing.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
     cleaning = command(
-        "clean", clean, "Remove from a device what the kit has put there: its working folder."
+        "clean",
+        clean,
+        "Remove the working folder of a device; versions of `edge deploy` stay (docs/devices.md).",
     )
     target = cleaning.add_mutually_exclusive_group(required=True)
     target.add_argument("--target", metavar="NAME", help="such as android or raspberry-pi")
@@ -78,6 +82,8 @@ def clean(arguments: argparse.Namespace) -> int:
     profile = read_profile(own) if own else load_profile(arguments.target)
     with closing(open_target(profile, host=arguments.host, serial=arguments.serial)) as transport:
         print(clean_device(transport))
+    # What commands that were killed left on this machine.
+    sweep(Path(tempfile.gettempdir()))
     return 0
 
 
