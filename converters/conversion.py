@@ -148,6 +148,7 @@ class _Variant:
             "images": model.asked.parity.text,
             "scale_norms_made_fp16_safe": prepared.rewritten_scale_norms,
             "layers_scaled_for_fp16": len(prepared.scaled_layers),
+            "notes": list(prepared.notes),
         }
         self.artifact = Artifact(
             folder=self.private,

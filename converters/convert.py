@@ -268,6 +268,7 @@ def _key(model: ModelInWork, variant: Variant) -> str:
         "name": source.name,
         "spec": None if source.spec is None else source.spec.to_json(),
         "input_hw": source.input_hw,
+        "keypoint_set": source.keypoint_set,
         "variant": str(variant),
         "batch": asked.batch,
         "images": asked.parity.text,

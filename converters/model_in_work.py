@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,7 +45,8 @@ class Asked:
     """What the user decided beyond model and variant; the same for all variants of a run.
 
     ``float_parts`` of mixed variants, by format; of one that is not named, the quantiser's fragile
-    ones. ``on_arm`` runs what is meant for ARM there, None where the target is another.
+    ones. ``on_arm`` runs what is meant for ARM there, None where the target is another. ``on_note``
+    is told what was assumed of a model, once a model.
     """
 
     parity: FeedSource
@@ -55,6 +56,7 @@ class Asked:
     batch: int | None = None
     keep_failed: bool = False
     on_arm: OnArm | None = None
+    on_note: Callable[[str], None] | None = None
 
 
 @dataclass
@@ -93,13 +95,19 @@ class ModelInWork:
     def _prepare(self, batch: int | None) -> Prepared:
         if batch is not None and None in self.batches:
             return with_batch(self.prepared(None), batch, self.source.path)
-        return prepare(
+        made = prepare(
             self.source.path,
             self.source.name,
             spec=self.source.spec,
             input_hw=self.source.input_hw,
+            keypoint_set=self.source.keypoint_set,
             batch=batch,
         )
+        made = replace(made, notes=(*self.source.notes, *made.notes))
+        if self.asked.on_note and not self._prepared:
+            for note in made.notes:
+                self.asked.on_note(f"{self.source.name}: {note}")
+        return made
 
     def _once(self, key: object, make: Callable[[], _T]) -> _T:
         """What ``make`` gives, or the EdgeError that it gave the first time."""

@@ -20,7 +20,10 @@ BGR_MEAN, BGR_STD = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
 _NONE: tuple[Three, Three] = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 _FRACTIONS: tuple[Three, Three] = ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
 
-_CHECK = "look at a picture drawn by `edge run`, and if it is otherwise say so with --spec FILE"
+_CHECK = (
+    "look at a picture drawn by `edge run`, and if points or boxes are off, describe the file with "
+    "`edge convert --spec FILE`"
+)
 
 
 def settle_assumed(

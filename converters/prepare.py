@@ -47,7 +47,7 @@ class Prepared:
     ``taps`` maps each output of ``spec`` to the tensor of the untouched file that holds the same
     values, ``source_spec`` describes that file as it is. ``constants`` are the arrays of
     ``spec.constants``, which the prepared network no longer has. ``scaled_layers`` had weights that
-    FP16 does not hold.
+    FP16 does not hold. ``notes``: see `Recognised`.
     """
 
     model: Any
@@ -57,6 +57,7 @@ class Prepared:
     rewritten_scale_norms: int
     constants: dict[str, Array]
     scaled_layers: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def prepare(
@@ -65,6 +66,7 @@ def prepare(
     *,
     spec: ModelSpec | None = None,
     input_hw: tuple[int, int] | None = None,
+    keypoint_set: str | None = None,
     batch: int | None = 1,
 ) -> Prepared:
     """Load, recognise and rewrite an ONNX file; the file itself is not touched.
@@ -73,7 +75,7 @@ def prepare(
     SpecError for anything that is no supported model.
     """
     model = load_float_onnx(path)
-    found = recognise(model, path, name, spec, input_hw)
+    found = recognise(model, path, name, spec, input_hw, keypoint_set)
     own_batch = found.source_spec.input.shape[0]
     if batch is None:
         batch = own_batch
@@ -108,7 +110,9 @@ def prepare(
     _check(prepared, path)
     tapped = dict(zip(names, taps, strict=True))
     source_spec = found.source_spec
-    return Prepared(prepared, new_spec, source_spec, tapped, count, constants, tuple(scaled))
+    return Prepared(
+        prepared, new_spec, source_spec, tapped, count, constants, tuple(scaled), found.notes
+    )
 
 
 def load_float_onnx(path: Path) -> Any:

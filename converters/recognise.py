@@ -64,12 +64,33 @@ def recognise(
     name: str,
     spec: ModelSpec | None = None,
     input_hw: tuple[int, int] | None = None,
+    keypoint_set: str | None = None,
 ) -> Recognised:
     """Find out what a checked ONNX model is.
 
     ``spec`` is a description from outside and wins over the file's own; ``input_hw`` fixes a
-    dynamic input. Raises ModelFileError, which says what was looked for, when no kind fits.
+    dynamic input; ``keypoint_set`` names the points whatever file and description say. Raises
+    ModelFileError, which says what was looked for, when no kind fits, and SpecError for a
+    description that does not fit the file.
     """
+    found = _recognise(model, path, name, spec, input_hw, keypoint_set)
+    if keypoint_set is None:
+        return found
+    named = found.source_spec
+    if named.keypoint_set is None:
+        raise SpecError(f"{path}: a detector has no keypoints to be called {keypoint_set!r}")
+    named = replace(named, keypoint_set=keypoint_set, own_keypoints=None)
+    return replace(found, source_spec=named)
+
+
+def _recognise(
+    model: Any,
+    path: Path,
+    name: str,
+    spec: ModelSpec | None,
+    input_hw: tuple[int, int] | None,
+    keypoint_set: str | None,
+) -> Recognised:
     input_name, shape = image_input_shape(model, path)
     if shape[0] not in (None, 1):
         raise ModelFileError(
@@ -91,7 +112,7 @@ def recognise(
     shape = (shape[0], 3, *size)
     outputs = known_shapes(model, path, input_name, shape)
     heads = None
-    pose = recognise_simcc(path, name, input_name, shape, outputs)
+    pose = recognise_simcc(path, name, input_name, shape, outputs, keypoint_set)
     if pose is not None:
         source, said = pose
     else:

@@ -75,7 +75,8 @@ def known_shapes(
         got = values[name].shape
         if len(shape) != len(got):  # a declaration without any shape
             shape = (None,) * len(got)
-        sizes = [has or size for has, size in zip(shape[1:], got[1:], strict=True)]
+        # A size of 0 is that of a list in which nothing was found.
+        sizes = [has or size or None for has, size in zip(shape[1:], got[1:], strict=True)]
         found.append((name, (*shape[:1], *sizes)))
     return found
 

@@ -35,10 +35,14 @@ Members = dict[str, list[zipfile.ZipInfo]]
 
 @dataclass(frozen=True)
 class SdkModel:
-    """The ONNX file of an SDK model, and what its JSON files say of it."""
+    """The ONNX file of an SDK model, and what its JSON files say of it.
+
+    ``notes`` say what was assumed beyond them.
+    """
 
     onnx_path: Path
     spec: ModelSpec
+    notes: tuple[str, ...] = ()
 
 
 def read_sdk(path: Path, name: str, unpack_to: Path) -> SdkModel:
@@ -80,7 +84,7 @@ def read_sdk(path: Path, name: str, unpack_to: Path) -> SdkModel:
             onnx_path = unpack_to / sha256_of(path)[:16] / deployed.net
             if not _is_unpacked(onnx_path, info):
                 _unpack(archive, info, onnx_path)
-    return SdkModel(onnx_path, describe(deployed, pipeline, detail, onnx_path, name))
+    return SdkModel(onnx_path, *describe(deployed, pipeline, detail, onnx_path, name))
 
 
 def _parse(path: Path, texts: dict[str, bytes]) -> tuple[Json, Json, Json | None]:

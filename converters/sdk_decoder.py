@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
-from converters.onnx_file import image_input_shape, load_onnx, output_shapes
+from converters.run_once import Shape
 from converters.sdk_json import Json, by, same_size
+from converters.sdk_network import Network, read_network
 from converters.sdk_pipeline import (
     Deployed,
     Preprocess,
@@ -28,13 +29,14 @@ from edge.spec import HeatmapRefinement, ModelSpec, TensorSpec
 
 __all__ = ["describe"]
 
-Shape = tuple[int | None, ...]
-
 
 def describe(
     deployed: Deployed, pipeline: Json, detail: Json | None, onnx_path: Path, name: str
-) -> ModelSpec:
-    """The spec of an SDK model. Raises ModelFileError or SpecError as ``read_sdk`` says."""
+) -> tuple[ModelSpec, tuple[str, ...]]:
+    """The spec of an SDK model, and notes on what was assumed beyond its files.
+
+    Raises ModelFileError or SpecError as ``read_sdk`` says.
+    """
     tasks = read_tasks(pipeline, deployed)
     preprocess = read_preprocess(tasks.transform, deployed.version)
     component = tasks.decoder.at("component")
@@ -46,7 +48,7 @@ def describe(
             f"is {component.text()!r}, a decoder that is not supported; supported are "
             f"{', '.join(_DECODERS)}, and UNKNOWN of a bottomupposeestimator"
         )
-    network = _read_network(onnx_path, tasks.net, deployed.precision)
+    network = read_network(onnx_path, tasks.net, deployed.precision, preprocess)
     fields = decode(_Parts(tasks.decoder, preprocess, network, training_name(detail)))
     is_crop = fields["task"] == "pose"
     if is_crop != (preprocess.letterbox is None):
@@ -63,107 +65,16 @@ def describe(
         )
     if not is_crop:
         fields |= {"letterbox": preprocess.letterbox, "pad_value": preprocess.pad_value}
-    return ModelSpec(
+    note = fields.pop("note", "")
+    spec = ModelSpec(
         name=name,
-        input=_input(network, preprocess),
+        input=network.input,
         color_order=preprocess.color_order,
         mean=preprocess.mean,
         std=preprocess.std,
         **fields,
     )
-
-
-# --- the network ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Network:
-    """The ONNX file's tensors; ``outputs`` are under the names that the decoder knows them by."""
-
-    path: Path
-    input_name: str
-    input_shape: Shape
-    outputs: dict[str, TensorSpec]
-
-    def output(self, name: str, decoder: Json) -> TensorSpec:
-        if name not in self.outputs:
-            decoder.at("component").refuse(
-                f"is {decoder.at('component').text()!r}, which reads {name!r}, but {self.path} "
-                f"gives {', '.join(self.outputs)}; name the right one in the Net's output_map"
-            )
-        return self.outputs[name]
-
-    def shaped(self, tensor: TensorSpec, want: Shape, why: str) -> TensorSpec:
-        """The tensor with the sizes filled in that the file leaves open; others must agree."""
-        pairs = list(zip(tensor.shape, want, strict=False))
-        if len(tensor.shape) != len(want) or any(
-            None not in pair and pair[0] != pair[1] for pair in pairs
-        ):
-            raise ModelFileError(
-                f"{self.path}: output {tensor.name} is of shape {by(tensor.shape)}, but {why} "
-                f"needs {by(want)}"
-            )
-        shape = tuple(has if wanted is None else wanted for has, wanted in pairs)
-        return TensorSpec(tensor.name, shape, tensor.dtype)
-
-
-def _read_network(path: Path, net: Json, precision: Json) -> _Network:
-    try:
-        model = load_onnx(path)
-    except ModelFileError as error:
-        if precision.text() == "FP32":
-            raise
-        raise ModelFileError(
-            f"{error} ({precision} is {precision.text()}: export the model in FP32, the kit makes "
-            "its own FP16)"
-        ) from None
-    input_name, shape = image_input_shape(model, path)
-    fed = net.at("input_map").at("img")
-    if fed.text() != input_name:
-        fed.refuse(f"is {fed.text()!r}, but the input of {path} is {input_name!r}")
-    tensors = _output_tensors(model, path)
-    renamed: dict[str, TensorSpec] = {}
-    output_map = net.find("output_map") or Json({}, "")
-    for outer in output_map.names():
-        inner = output_map.at(outer)
-        if inner.text() not in tensors:
-            inner.refuse(f"is {inner.text()!r}, but the outputs of {path} are {', '.join(tensors)}")
-        renamed[outer] = tensors[inner.text()]
-    hidden = {tensor.name for tensor in renamed.values()}
-    kept = {name: tensor for name, tensor in tensors.items() if name not in hidden}
-    return _Network(path, input_name, shape, kept | renamed)
-
-
-def _output_tensors(model: Any, path: Path) -> dict[str, TensorSpec]:
-    import onnx
-
-    dtypes: dict[int, Literal["float32", "int64"]] = {
-        onnx.TensorProto.FLOAT: "float32",
-        onnx.TensorProto.INT64: "int64",
-    }
-    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.output}
-    tensors = {}
-    for name, shape in output_shapes(model):
-        if types[name] not in dtypes:
-            kind = onnx.TensorProto.DataType.Name(types[name]).lower()
-            raise ModelFileError(
-                f"{path}: output {name} is {kind}, only float32 and int64 are read; export "
-                "the model in FP32"
-            )
-        tensors[name] = TensorSpec(name, shape, dtypes[types[name]])
-    return tensors
-
-
-def _input(network: _Network, preprocess: Preprocess) -> TensorSpec:
-    width, height = preprocess.size.size()
-    batch, channels, *fixed_hw = network.input_shape
-    if any(has not in (None, want) for has, want in zip(fixed_hw, (height, width), strict=True)):
-        raise ModelFileError(
-            f"{preprocess.size} is {by((width, height))} (width x height), but the input of "
-            f"{network.path} is {by(fixed_hw[::-1])}; export the model again or correct the file "
-            "that is wrong"
-        )
-    return TensorSpec(network.input_name, (batch, channels, height, width))
+    return spec, (note,) if note else ()
 
 
 # --- decoders -------------------------------------------------------------------------------------
@@ -175,7 +86,7 @@ class _Parts:
 
     decoder: Json
     preprocess: Preprocess
-    network: _Network
+    network: Network
     training_name: str
 
     @property
@@ -200,19 +111,19 @@ def _decode_simcc(parts: _Parts) -> dict[str, Any]:
     same_size(size, parts.preprocess.size)
     if ratio.number() <= 0:
         ratio.refuse(f"must be positive, but is {ratio.number():g}")
-    axes = [network.output(f"simcc_{axis}", parts.decoder) for axis in "xy"]
-    counts = [axis.shape[1] for axis in axes if len(axis.shape) == 3 and axis.shape[1]]
-    if not counts:
+    axes = [network.measured(network.output(f"simcc_{axis}", parts.decoder), 1) for axis in "xy"]
+    count = next((axis.shape[1] for axis in axes if len(axis.shape) == 3 and axis.shape[1]), None)
+    if count is None and all(len(axis.shape) == 3 for axis in axes):
         _refuse_open_count(network.path, axes[0])
     why = f"{size} {by(size.size())} (width x height) at {ratio.number():g} bins per pixel"
     return {
         "task": "pose",
         "codec": "simcc",
         "outputs": tuple(
-            network.shaped(axis, (None, counts[0], round(pixels * ratio.number())), why)
+            network.shaped(axis, (None, count, round(pixels * ratio.number())), why)
             for axis, pixels in zip(axes, size.size(), strict=True)
         ),
-        "keypoint_set": keypoint_set_of(counts[0], parts.training_name),
+        **_points(axes[0] if axes[0].shape[1] else axes[1], 1, parts),
         "simcc_split_ratio": ratio.number(),
         "box_padding": parts.preprocess.box_padding,
     }
@@ -230,19 +141,15 @@ def _decode_heatmap(parts: _Parts) -> dict[str, Any]:
     declared = params.find("input_size")
     if declared is not None:
         same_size(declared, crop.size)
-    maps = network.output("output", parts.decoder)
-    if len(maps.shape) == 4 and maps.shape[1] is None:
-        _refuse_open_count(network.path, maps)
+    maps = network.measured(network.output("output", parts.decoder), 1)
     size = params.find("heatmap_size")
     want: Shape = (None,) * 4 if size is None else (None, None, *size.size()[::-1])
     maps = network.shaped(maps, want, str(size or params))
-    count = maps.shape[1]
-    assert count is not None
     return {
         "task": "pose",
         "codec": "heatmap",
         "outputs": (maps,),
-        "keypoint_set": keypoint_set_of(count, parts.training_name),
+        **_points(maps, 1, parts),
         "box_padding": crop.box_padding,
         "udp": is_udp,
         "heatmap_refinement": refinement,
@@ -285,7 +192,9 @@ def _refinement(params: Json) -> tuple[HeatmapRefinement, int, bool]:
             )
         is_megvii = kind.text() == "MegviiHeatmap"
         kernel = params.find("kernel_size" if is_megvii else "blur_kernel_size")
-        if is_udp != (kind.text() == "UDPHeatmap") or process != "default":
+        # mmdeploy writes mmpose 0's words beside the codec's, those that mean the same.
+        same = ("default", "megvii") if is_megvii else ("default",)
+        if is_udp != (kind.text() == "UDPHeatmap") or process not in same:
             kind.refuse(
                 f"is {kind.text()!r}, which contradicts use_udp {str(is_udp).lower()} and "
                 f"post_process {process!r} beside it; export the model again"
@@ -298,6 +207,10 @@ def _refinement(params: Json) -> tuple[HeatmapRefinement, int, bool]:
         refinement = "dark-udp" if is_udp else "dark" if is_dark else "shift"
         if is_megvii:
             refinement = "megvii"
+            other = params.find("modulate_kernel")
+            if kernel is not None and other is not None and other.count() != kernel.count():
+                other.refuse(f"is {other.count()}, but {kernel} is {kernel.count()}")
+            kernel = kernel or other
     return refinement, 11 if kernel is None else kernel.count(), is_udp
 
 
@@ -329,11 +242,7 @@ def _decode_detector(parts: _Parts) -> dict[str, Any]:
 
 def _decode_one_stage(parts: _Parts) -> dict[str, Any]:
     params, network = parts.params, parts.network
-    points = network.output("keypoints", parts.decoder)
-    count = points.shape[2] if len(points.shape) == 4 else None
-    keypoint_set = keypoint_set_of(count, parts.training_name)
-    if keypoint_set is None:
-        _refuse_open_count(network.path, points)
+    points = network.measured(network.output("keypoints", parts.decoder), 2)
     return {
         "task": "one-stage",
         "codec": "detections",
@@ -341,7 +250,7 @@ def _decode_one_stage(parts: _Parts) -> dict[str, Any]:
             _dets(parts),
             network.shaped(points, (None, None, None, 3), str(parts.decoder)),
         ),
-        "keypoint_set": keypoint_set,
+        **_points(points, 2, parts),
         **_numbers(score_threshold=params.find("score_thr"), nms_iou=params.find("nms_thr")),
     }
 
@@ -349,6 +258,15 @@ def _decode_one_stage(parts: _Parts) -> dict[str, Any]:
 def _dets(parts: _Parts) -> TensorSpec:
     dets = parts.network.output("dets", parts.decoder)
     return parts.network.shaped(dets, (None, None, 5), str(parts.decoder))
+
+
+def _points(tensor: TensorSpec, axis: int, parts: _Parts) -> dict[str, Any]:
+    """The keypoint set that one axis has, and the note on it where that is a guess."""
+    count = tensor.shape[axis] if len(tensor.shape) > axis else None
+    found = keypoint_set_of(count, parts.training_name)
+    if found is None:
+        _refuse_open_count(parts.network.path, tensor)
+    return {"keypoint_set": found[0], "note": found[1]}
 
 
 def _numbers(**entries: Json | None) -> dict[str, float]:

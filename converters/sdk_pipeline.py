@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 
 from converters.sdk_json import Json, by, same_size, shorten
 from edge.errors import ModelFileError
+from edge.keypoints import usual_set
 from edge.spec import ColorOrder, Letterbox
 
 __all__ = [
@@ -292,34 +293,40 @@ def _pad_value(entry: Json | None) -> int:
 # Words of mmpose's configuration names, how many points these data sets have, and their names
 # here. Sets whose order is not one of ours keep their points unnamed.
 _DATA_SETS = (
-    *(("wholebody", 133, "coco-wholebody133"), ("halpe26", 26, "halpe26")),
-    *(("ap10k", 17, "ap10k17"), ("crowdpose", 14, "crowdpose14")),
+    *(("wholebody", 133, "coco-wholebody133"), ("ubody", 133, "coco-wholebody133")),
+    *(("halpe26", 26, "halpe26"), ("ap10k", 17, "ap10k17"), ("crowdpose", 14, "crowdpose14")),
     *(("h36m", 17, "unnamed-17"), ("posetrack18", 17, "unnamed-17"), ("macaque", 17, "unnamed-17")),
-    *(("body7", 17, "coco17"), ("coco", 17, "coco17")),
-    *(("aic", 14, "unnamed-14"), ("exlpose", 14, "unnamed-14"), ("rhd", 21, "unnamed-21")),
-    *(("hand", 21, "hand21"), ("face", 106, "face106")),
+    *(("body7", 17, "coco17"), ("body8", 17, "coco17"), ("humanart", 17, "coco17")),
+    *(("humanart", 21, "unnamed-21"), ("coco", 17, "coco17")),
+    *(("aic", 14, "unnamed-14"), ("exlpose", 14, "unnamed-14")),
+    *(("rhd", 21, "unnamed-21"), ("interhand", 21, "unnamed-21"), ("hand", 21, "hand21")),
+    *(("face", 106, "face106"), ("lapa", 106, "face106")),
 )
-_USUAL_SETS = {
-    14: "crowdpose14",
-    17: "coco17",
-    21: "hand21",
-    26: "halpe26",
-    106: "face106",
-    133: "coco-wholebody133",
-}
 
 
 def training_name(detail: Json | None) -> str:
-    """The file name of the training configuration; empty where ``detail.json`` does not say."""
+    """The file names of the training configuration and of the weights that ``detail.json`` names.
+
+    Empty where it does not say.
+    """
     codebase = detail.value.get("codebase") if detail and isinstance(detail.value, dict) else None
-    config = codebase.get("config") if isinstance(codebase, dict) else None
+    texts = [codebase.get(key) for key in ("config", "pth")] if isinstance(codebase, dict) else []
     # The folders above are the exporter's own and may be called anything.
-    return config.replace("\\", "/").rsplit("/")[-1].lower() if isinstance(config, str) else ""
+    names = [text.replace("\\", "/").rsplit("/")[-1] for text in texts if isinstance(text, str)]
+    return " ".join(names).lower()
 
 
-def keypoint_set_of(count: int | None, name: str) -> str | None:
-    """The set of that many points that the name speaks of, else the usual one of that size."""
+def keypoint_set_of(count: int | None, name: str) -> tuple[str, str] | None:
+    """The set of that many points that the name speaks of, else the usual one of that size.
+
+    With what is to be said of the choice, as `usual_set` has it. None where neither is known.
+    """
     for word, size, keypoint_set in _DATA_SETS:
         if word in name and count in (None, size):
-            return keypoint_set
-    return None if count is None else _USUAL_SETS.get(count, f"unnamed-{count}")
+            if not keypoint_set.startswith("unnamed-"):
+                return keypoint_set, ""
+            return keypoint_set, (
+                f"by its configuration's name it was trained on {word}, whose {size} points have "
+                f"no names here ({keypoint_set})"
+            )
+    return None if count is None else usual_set(count)

@@ -31,11 +31,14 @@ def recognise_simcc(
     input_name: str,
     input_shape: Shape,
     outputs: Outputs,
+    keypoint_set: str | None = None,
 ) -> tuple[ModelSpec, list[str]] | None:
     """The spec of a file with such outputs and notes on what was assumed, or None.
 
-    The axes are told by their lengths, and those of a square input by the outputs' names. Raises
-    ModelFileError where neither tells which is which, or where the two contradict each other.
+    ``keypoint_set`` names the points; without it they are what so many usually are, with a note
+    where that is a guess. The axes are told by their lengths, and those of a square input by the
+    outputs' names. Raises ModelFileError where neither tells which is which, or where the two
+    contradict each other.
     """
     pair = _pair(outputs)
     batch, _, height, width = input_shape
@@ -66,7 +69,7 @@ def recognise_simcc(
             "outputs are in the order x, y"
         )
     (name_x, _, bins_x), (name_y, _, bins_y) = by_name or by_size[0]
-    keypoint_set, note = usual_set(keypoints)
+    usual, note = usual_set(keypoints) if keypoint_set is None else (keypoint_set, "")
     spec = ModelSpec(
         name=name,
         task="pose",
@@ -79,7 +82,7 @@ def recognise_simcc(
         color_order="rgb",
         mean=RGB_MEAN,
         std=RGB_STD,
-        keypoint_set=keypoint_set,
+        keypoint_set=usual,
         simcc_split_ratio=bins_x / width,
     )
     return spec, [note] if note else []

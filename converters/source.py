@@ -12,9 +12,15 @@ __all__ = ["Source"]
 
 @dataclass(frozen=True)
 class Source:
-    """The model file, and what the user said of it beyond its content."""
+    """The model file, and what the user said of it beyond its content.
+
+    ``keypoint_set`` replaces what the file or its description says; ``notes`` are what was assumed
+    when the description was read.
+    """
 
     name: str
     path: Path
     spec: ModelSpec | None = None
     input_hw: tuple[int, int] | None = None
+    keypoint_set: str | None = None
+    notes: tuple[str, ...] = ()

@@ -9,8 +9,9 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from converters import ROOM
@@ -22,6 +23,9 @@ from edge.errors import EngineMissingError, ModelFileError, SpecError
 from edge.files import cache_folder, sha256_of, staged_folder
 from edge.spec import ModelSpec
 from edge.texts import parse_json, parse_toml, read_text
+
+if TYPE_CHECKING:
+    from converters.sdk_archive import SdkModel
 
 __all__ = [
     "INSECURE_MIRROR",
@@ -59,6 +63,7 @@ def find_source(
     name: str | None = None,
     spec_file: Path | None = None,
     input_hw: tuple[int, int] | None = None,
+    keypoint_set: str | None = None,
     entries: Entries | None = None,
     say: Say = say_on_stderr,
 ) -> Source:
@@ -67,7 +72,7 @@ def find_source(
     The name of a zoo model, which is fetched into the cache if need be; or the path of an ONNX
     file, of an mmdeploy SDK model (folder or .zip), or of a checkpoint (.pth), which is exported
     to ONNX in the cache. A file is named after itself, ``end2end.onnx`` (what mmdeploy calls every
-    model) after its folder; ``name`` overrides both.
+    model) after its folder; ``name`` overrides both, and ``keypoint_set`` what its points are.
 
     Raises SpecError, ModelFileError, DownloadError, or EngineMissingError where a checkpoint is to
     be exported without PyTorch.
@@ -95,13 +100,18 @@ def find_source(
     if path.suffix == ".pth" and not path.is_dir():
         path, found = _export(path, chosen, entry, input_hw, say)
         # The size that was asked for is the exported file's own now.
-        return Source(chosen, path, spec or found)
+        return Source(chosen, path, spec or found, keypoint_set=keypoint_set)
     if path.suffix == ".zip" or path.is_dir():
-        path, found = _read_sdk(path, chosen)
-        return Source(chosen, path, spec or found, input_hw)
+        sdk = _read_sdk(path, chosen)
+        found, notes = sdk.spec, sdk.notes
+        if entry and entry.keypoint_set:
+            found, notes = replace(found, keypoint_set=entry.keypoint_set), ()
+        if spec or keypoint_set:
+            notes = ()
+        return Source(chosen, sdk.onnx_path, spec or found, input_hw, keypoint_set, notes)
     if input_hw is not None and spec is None:
         path = sized_copy(path, input_hw)
-    return Source(chosen, path, spec, input_hw)
+    return Source(chosen, path, spec, input_hw, keypoint_set)
 
 
 def _better_file(entry: ZooEntry) -> Literal["checkpoint"] | None:
@@ -209,15 +219,14 @@ def _doubt(hashes: tuple[str, ...]) -> str:
     return ""
 
 
-def _read_sdk(path: Path, name: str) -> tuple[Path, ModelSpec]:
+def _read_sdk(path: Path, name: str) -> SdkModel:
     from converters.sdk_archive import read_sdk
 
     if path.is_dir() and not (path / "deploy.json").is_file():
         raise ModelFileError(
             f"{path}: a folder without deploy.json, so no SDK model; name the ONNX file in it"
         )
-    model = read_sdk(path, name, cache_folder() / "sdk")
-    return model.onnx_path, model.spec
+    return read_sdk(path, name, cache_folder() / "sdk")
 
 
 def _export(

@@ -87,7 +87,12 @@ MANIFEST_KEYS: dict[str, Rule] = {
     "files": mapping_of(_FILE, "a table of files"),
     "spec": _TABLE,
     "source": record(
-        {"file": _TEXT, "path": _TEXT, "sha256": _TEXT, "images": _TEXT, "spec": _TABLE}, other=True
+        {
+            **dict.fromkeys(("file", "path", "sha256", "images"), _TEXT),
+            "spec": _TABLE,
+            "notes": _TEXTS,
+        },
+        other=True,
     ),
     "tools": mapping_of(_TEXT, "a table of texts"),
     "parity": record(_PARITY, other=True),

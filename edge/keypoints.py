@@ -149,8 +149,8 @@ def usual_set(count: int) -> tuple[str, str]:
     return (
         ours[0],
         f"{count} keypoints fit {', '.join(fitting[:-1])} and {fitting[-1]}, and nothing in the "
-        f"file says which; {ours[0]} is assumed, say which with --keypoint-set NAME (a set, or "
-        f"unnamed-{count})",
+        f"file says which; {ours[0]} is assumed, `edge convert --keypoint-set NAME` says another, "
+        f"for example {fitting[1] if fitting[1] in ours else f'unnamed-{count}'}",
     )
 
 

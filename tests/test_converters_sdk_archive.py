@@ -12,6 +12,7 @@ from converters.onnx_file import load_onnx
 from converters.recognise import recognise
 from converters.sdk_archive import SdkModel, read_sdk
 from edge.errors import ModelFileError
+from edge.keypoints import usual_set
 from edge.spec import ModelSpec, TensorSpec, find_keypoint_set
 from tests.conftest import shared, tiny_simcc_model
 from tests.sdk_bundles import (
@@ -63,6 +64,7 @@ def test_a_simcc_model(tmp_path: Path) -> None:
             box_padding=1.25,
             simcc_split_ratio=2.0,
         ),
+        usual_set(17)[1:],
     )
     assert not (tmp_path / "unpacked").exists()  # a folder is read where it is
     # Recognition by the graph alone is another way to the same answer.

@@ -306,18 +306,14 @@ def test_one_stage_keypoints_need_three_values_each(tmp_path: Path) -> None:
 
 
 def test_another_input_size_than_the_network_s(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError) as caught:
-        read(tmp_path, simcc_files([64, 48]), tiny_simcc_model(input_hw=(64, 48)))
-    # The bins disagree as well; both messages name both figures.
-    assert "simcc_x is of shape ?x17x96" in str(caught.value)
-    assert "?x17x128" in str(caught.value)
-    model = answering(
+    open_bins = answering(
         {"simcc_x": ["b", 17, "w"], "simcc_y": ["b", 17, "h"]}, input_shape=("b", 3, 64, 48)
     )
-    with pytest.raises(
-        ModelFileError, match=r"image_size is 64x48 .* but the input of .* is 48x64"
-    ):
-        read(tmp_path, simcc_files([64, 48]), model)
+    for model in (tiny_simcc_model(input_hw=(64, 48)), open_bins):
+        with pytest.raises(
+            ModelFileError, match=r"image_size is 64x48 .* but the input of .* is 48x64"
+        ):
+            read(tmp_path, simcc_files([64, 48]), model)
 
 
 def test_the_two_axes_must_have_the_same_keypoints(tmp_path: Path) -> None:
@@ -353,19 +349,16 @@ def test_half_precision(tmp_path: Path) -> None:
         input_shape=("b", 3, 64, 48),
         input_type=TensorProto.FLOAT16,
     )
-    with pytest.raises(
-        ModelFileError, match=r"float16 .*precision is FP16: export the model in FP32"
-    ):
-        read(tmp_path, files, half)
+    assert read(tmp_path, files, half).input.dtype == "float32"
 
 
 def test_outputs_of_another_type(tmp_path: Path) -> None:
     model = tiny_simcc_model()
-    model.graph.node.append(helper.make_node("Cast", ["simcc_y"], ["half"], to=TensorProto.FLOAT16))
+    model.graph.node.append(helper.make_node("Cast", ["simcc_y"], ["whole"], to=TensorProto.INT32))
     model.graph.output[1].CopyFrom(
-        helper.make_tensor_value_info("half", TensorProto.FLOAT16, ["b", 17, 128])
+        helper.make_tensor_value_info("whole", TensorProto.INT32, ["b", 17, 128])
     )
-    with pytest.raises(ModelFileError, match="output half is float16"):
+    with pytest.raises(ModelFileError, match="output whole is int32"):
         read(tmp_path, simcc_files([48, 64]), model)
 
 

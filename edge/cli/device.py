@@ -52,6 +52,7 @@ def info(arguments: argparse.Namespace) -> int:
     lines.append("made of:")
     shown = ("file", "sha256", "path", "images", "scale_norms_made_fp16_safe")
     lines += [f"  {key:<26} {artifact.source[key]}" for key in shown if key in artifact.source]
+    lines += [f"  note: {note}" for note in artifact.source.get("notes", ())]
     lines.append("made with:")
     lines.append("  " + ", ".join(f"{name} {version}" for name, version in artifact.tools.items()))
     lines += parity_lines(artifact.parity) + _arm_lines(artifact) + _quantisation_lines(artifact)

@@ -80,6 +80,7 @@ def make_artifacts(arguments: argparse.Namespace, profile: Profile, table: Table
             name=arguments.name,
             spec_file=arguments.spec,
             input_hw=None if detector else arguments.size,
+            keypoint_set=arguments.keypoint_set,
         )
     ]
     if detector:
@@ -90,6 +91,7 @@ def make_artifacts(arguments: argparse.Namespace, profile: Profile, table: Table
     asked = replace(
         _asked(arguments, variants, table.note, sources[1] if detector else None),
         on_arm=arm.on_arm(arguments, profile),
+        on_note=table.note,
     )
     floats = [
         quantisation.float_parts(arguments, source, variants, table.note) for source in sources
@@ -310,5 +312,9 @@ def _open_source(source: Source, settings: EngineSettings) -> Session:
     from edge.engines.onnxruntime import OnnxRuntimeSession
 
     model = load_onnx(source.path)
-    spec = recognise(model, source.path, source.name, source.spec, source.input_hw).source_spec
-    return OnnxRuntimeSession(bytes(model.SerializeToString()), spec, settings)
+    found = recognise(
+        model, source.path, source.name, source.spec, source.input_hw, source.keypoint_set
+    )
+    for note in (*source.notes, *found.notes):
+        print(f"note: {source.name}: {note}", file=sys.stderr, flush=True)
+    return OnnxRuntimeSession(bytes(model.SerializeToString()), found.source_spec, settings)

@@ -55,6 +55,12 @@ def add_conversion(parser: Any) -> None:
     parser.add_argument("--name", help="name of the pose model (default: after its file)")
     parser.add_argument("--spec", type=Path, help="TOML or JSON spec of the pose model's file")
     parser.add_argument(
+        "--keypoint-set",
+        metavar="NAME",
+        help="what the points of the pose model are, where its file does not say: coco17, ap10k17, "
+        "..., or unnamed-K",
+    )
+    parser.add_argument(
         "--size",
         type=size,
         help="HxW of the detector's (or only model's) input, where it can be chosen",
