@@ -26,6 +26,8 @@ __all__ = ["Source", "VideoReader", "check_video", "find_sources"]
 
 # WebM's clock and that of many recorders, in the place of a rate.
 _CLOCK_FPS = 1000.0
+# Of a file that does not say how many frames it has.
+_TRIES = 100
 # Less far back is a frame out of turn.
 _NEW_START_S = 1.0
 # What a camera is taken to give that does not say how many frames a second.
@@ -90,8 +92,8 @@ class VideoReader:
     """The frames of a video file, a camera or an address, upright, one at a time.
 
     ``fps`` is the frames a second that it claims, ``frame_count`` how many there are, None where
-    nobody knows, ``live`` whether it is a camera, which has no end. Raises ImageError where it
-    cannot be opened.
+    nobody knows, ``live`` whether it is a camera, which has no end; ``lost_count`` frames so far
+    could not be decoded and were left out. Raises ImageError where it cannot be opened.
     """
 
     def __init__(self, source: Source) -> None:
@@ -117,7 +119,8 @@ class VideoReader:
         self.fps = fps if believed else _USUAL_FPS
         self.frame_count = int(count) if known and believed else None
         self.length_s = count / fps if known and math.isfinite(fps) and fps > 0 else None
-        self.read_count = 0
+        self.read_count = self.lost_count = 0
+        self._stamped = False
         self._last_s = self._shift_s = 0.0
 
     def __iter__(self) -> Iterator[tuple[npt.NDArray[np.uint8], float]]:
@@ -126,21 +129,36 @@ class VideoReader:
         The times are those of the frames, and never go back: a recording that was put together
         from several goes on behind the one before.
         """
+        failed = 0
         while True:
             done, frame = self._capture.read()
             if not done:
-                return
+                # One bad frame ends nothing: what comes after it can be read.
+                failed += 1
+                if failed > self._tries():
+                    return
+                continue
+            self.lost_count += failed
+            failed = 0
             self._last_s = self._time_s()
             self.read_count += 1
             yield np.ascontiguousarray(frame, np.uint8), self._last_s
 
+    def _tries(self) -> int:
+        """How often to read on after a failure: of a file as often as frames are missing."""
+        if self.source.kind != "video" or not Path(self.source.text).is_file():
+            return 0
+        missing = _TRIES if self.frame_count is None else self.frame_count - self.read_count
+        return max(0, min(missing, 10 * _TRIES))
+
     def _time_s(self) -> float:
         at_s = float(self._capture.get(self._position)) / 1000
-        if not self.read_count:
-            return at_s if math.isfinite(at_s) and at_s > 0 else 0.0
-        if not (math.isfinite(at_s) and at_s > 0):
-            # No time stamps, or none from here on.
-            return max(self.read_count / self.fps, self._last_s)
+        known = math.isfinite(at_s) and at_s >= 0
+        self._stamped |= known and at_s > 0
+        if not self._stamped:  # where no frame has a time, all have 0
+            return self.read_count / self.fps
+        if not known:
+            return self._last_s + self._gap_s
         if at_s + self._shift_s < self._last_s - _NEW_START_S:
             self._shift_s = self._last_s + self._gap_s - at_s
         return max(at_s + self._shift_s, self._last_s)

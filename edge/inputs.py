@@ -116,7 +116,7 @@ def kind_or_refuse(path: Path) -> Kind:
         raise ImageError(f"{path}: an empty file")
     if _opens(path):
         return "video"
-    raise ImageError(f"{path}: neither a picture nor a video, or a damaged one")
+    raise ImageError(f"{path}: neither a picture nor a video, or of a kind that is not read")
 
 
 def _promised(path: Path) -> Kind | None:
@@ -142,13 +142,16 @@ def _look(path: Path) -> tuple[Kind | None, str]:
 
 
 def _opens(path: Path) -> bool:
-    """Whether FFmpeg can make something of bytes that nothing else tells. It draws text as well."""
+    """Whether FFmpeg finds frames in bytes that nothing else tells. It draws text as well.
+
+    One frame alone is a picture of a kind that no decoder of pictures reads.
+    """
     with path.open("rb") as stream:
         head = stream.read(4096)
     if b"\x00" not in head:
         return False
     capture = import_opencv().VideoCapture(str(path.absolute()))
     try:
-        return bool(capture.isOpened())
+        return bool(capture.isOpened() and capture.read()[0] and capture.read()[0])
     finally:
         capture.release()

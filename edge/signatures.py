@@ -66,8 +66,6 @@ _OTHERS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"%PDF", "PDF"),
     (0, b"%!PS", "PostScript"),
     (0, b"\xc5\xd0\xd3\xc6", "PostScript"),
-    (0, b"\x00\x00\x01\x00", "ICO"),
-    (0, b"\x00\x00\x02\x00", "CUR"),
     (0, b"icns", "ICNS"),
     (0, b"DDS ", "DDS"),
     (0, b"gimp xcf", "GIMP's XCF"),
@@ -125,6 +123,8 @@ _GAP = rb"(?:\s|#[^\n]*\n)+"
 _PNM = re.compile(
     rb"P(?:[14](?=[\s#])|[2356]" + _GAP + rb"\d+" + _GAP + rb"\d+" + _GAP + rb"(\d+)\s)"
 )
+# No table of colours, of grey or colours, plain or packed; origin, width, height, bits of a pixel.
+_TGA = re.compile(rb"[\s\S]\x00[\x02\x03\x0a\x0b]\x00{5}[\s\S]{8}[\x08\x0f\x10\x18\x20]")
 # Brands of ISO's container that hold pictures; every other holds a video (ISO/IEC 23008-12).
 _AVIF = (b"avif", b"avis")
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
@@ -210,6 +210,12 @@ def _by_structure(head: bytes) -> FileKind:
     for start, step in ((0, 188), (4, 192)):
         if len(head) > start + 4 * step and set(head[start : start + 5 * step : step]) == {0x47}:
             return FileKind("video", "MPEG transport stream")
+    if re.match(rb"\x00\x00[\x01\x02]\x00[^\x00]\x00", head):
+        return FileKind("other", "ICO")
+    if re.match(rb"\x0a[\x00-\x05][\x00\x01][\x01\x02\x04\x08]", head):
+        return FileKind("other", "PCX")
+    if _TGA.match(head):
+        return FileKind("other", "TGA")
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith(b"<"):
         if b"<svg" in text:

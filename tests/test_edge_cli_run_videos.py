@@ -23,6 +23,7 @@ from tests.conftest import ROOT, shared
 from tests.moving_people import picture, read_frames, walk, walking, write_video
 from tests.test_edge_cli import fails
 from tests.test_edge_cli_run import TWO_STAGE, pixel_models, run, written  # noqa: F401
+from tests.uneven_videos import shown_s
 
 cv2 = pytest.importorskip("cv2")
 
@@ -192,15 +193,6 @@ def test_an_address(tmp_path: Path) -> None:
         run(*TWO_STAGE, f"{address}/walk.avi?key=1", "--out", tmp_path / "out")
     assert len(written(tmp_path / "out")) == 6
     assert len(read_frames(tmp_path / "out" / "walk.mp4")) == 6
-
-
-def shown_s(path: Path) -> list[float]:
-    """When a player shows the frames of a video, in seconds."""
-    capture, times_s = cv2.VideoCapture(str(path)), []
-    while capture.read()[0]:
-        times_s.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
-    capture.release()
-    return times_s
 
 
 def plug_in(monkeypatch: pytest.MonkeyPatch, frames: int) -> None:

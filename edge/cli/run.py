@@ -377,6 +377,8 @@ def _video(job: _Job, reader: VideoReader, output: Path | None, first_id: int) -
     _say_why_nobody(text, find_people)
     if unusable:
         tell(f"{text}: {unusable} frames could not be used, and nobody was sought in them")
+    if reader.lost_count:
+        tell(f"{text}: {reader.lost_count} frames are damaged and left out")
     if file and file.times_are_lost:
         tell(f"{output}: plays at a constant {reader.fps:g} frames/s: see time_s in poses.json")
     if went_on and reader.breaks_off:

@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -61,10 +61,10 @@ def people_json(poses: Sequence[Pose], names: Sequence[str]) -> list[dict[str, A
     for pose in poses:
         person: dict[str, Any] = {} if pose.track_id is None else {"track_id": pose.track_id}
         person["box_xyxy"] = _rounded(pose.box_xyxy, 2)
-        person["box_score"] = round(pose.box_score, 4)
+        (person["box_score"],) = _rounded([pose.box_score], 4)
         person["keypoints"] = {
             name: [*_rounded(point[:2], 2), *_rounded(point[2:], 4)]
-            for name, point in zip(names, pose.keypoints, strict=True)
+            for name, point in zip(names, _sure(pose.keypoints), strict=True)
         }
         people.append(person)
     return people
@@ -82,13 +82,18 @@ def coco_result(image_id: int, pose: Pose, *, by_box: bool) -> dict[str, Any]:
         "image_id": image_id,
         "category_id": 1,
         "bbox": _rounded(np.array([x1, y1, x2 - x1, y2 - y1]), 2),
-        "keypoints": _rounded(pose.keypoints.reshape(-1), 4),
-        "score": round(pose.box_score if alone else pose.score, 4),
+        "keypoints": _rounded(_sure(pose.keypoints).reshape(-1), 4),
+        "score": _rounded([pose.box_score if alone else pose.score], 4)[0],
     }
     return result if pose.track_id is None else result | {"track_id": pose.track_id}
 
 
-def _rounded(values: np.ndarray[Any, Any], digits: int) -> list[float]:
+def _sure(keypoints: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Keypoints (K, 3) of which each that is not finite is not seen: all 0."""
+    return np.where(np.isfinite(keypoints).all(axis=1, keepdims=True), keypoints, 0)
+
+
+def _rounded(values: Iterable[Any], digits: int) -> list[float]:
     # JSON has no word for what is not finite.
     return [round(float(value), digits) if np.isfinite(value) else 0.0 for value in values]
 
