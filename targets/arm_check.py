@@ -24,11 +24,12 @@ from edge.artifact import Artifact
 from edge.errors import DeviceError, ToolError
 from edge.files import temporary_folder
 from edge.session import Array, Feeds
+from targets.build_progress import BuildSkippedError, key_pressed
 from targets.local import LocalTransport
 from targets.native import NATIVE_PRECISIONS, NativePrecision
 from targets.native_session import NativeSession
 from targets.programs import ProgramTimeoutError, run_program
-from targets.runner_build import Say, find_runner, say_on_stderr
+from targets.runner_build import Say, build_runner, find_runner, is_built, say_on_stderr
 from targets.runner_check import RunnerInfo, emulator_argv
 from targets.toolchain import PACKAGES, find_program, find_qemu, find_toolchain
 from targets.transport import Done
@@ -38,6 +39,7 @@ __all__ = [
     "ArmCheck",
     "ArmTry",
     "Judge",
+    "arm_runner_waits",
     "check_on_arm",
     "find_arm_runner",
     "not_checked",
@@ -131,11 +133,18 @@ def safe_arithmetic(artifact: Artifact) -> NativePrecision | None:
     return None
 
 
+def arm_runner_waits(runner: Path | None = None) -> bool:
+    """Whether the runner must be built before the check, which takes minutes, and can be."""
+    if runner is not None or _missing_packages():
+        return False
+    return not is_built("aarch64")
+
+
 def find_arm_runner(runner: Path | None = None, say: Say = say_on_stderr) -> RunnerInfo | ArmCheck:
     """The runner that the check emulates, or the record that says why there is none.
 
-    What is missing is found before anything is built. Raises ToolError where ``runner``, the user's
-    own, is none for aarch64.
+    What is missing is found before anything is built; at a terminal the build ends early where
+    ``s`` is pressed. Raises ToolError where ``runner``, the user's own, is none for aarch64.
     """
     if runner is not None:
         return _emulated(find_runner("aarch64", runner))
@@ -143,21 +152,30 @@ def find_arm_runner(runner: Path | None = None, say: Say = say_on_stderr) -> Run
     install = f"install: apt-get install {' '.join(missing)}"
     if not {"cmake", "ninja-build"}.issuperset(missing):
         return not_checked(install)
-    notes = iter(["the check on ARM needs the native runner, which is built once: 3 minutes"])
+    with key_pressed("s") as pressed:
+        how = "press s to go on" if pressed else "--no-arm-check goes on (ARGS=--no-arm-check)"
+        notes = iter(
+            [
+                "the check on ARM needs the native runner, which is compiled once: 6 MB to fetch, "
+                f"about 3 minutes on two free cores; {how} without the check"
+            ]
+        )
 
-    def tell(text: str) -> None:
-        for note in notes:
-            say(note)
-        say(text)
+        def tell(text: str) -> None:
+            for note in notes:
+                say(note)
+            say(text)
 
-    try:
-        # Without cmake or ninja this gets no further than to the cache.
-        return _emulated(find_runner("aarch64", say=tell))
-    except ToolError as error:
-        if missing:
-            return not_checked(install)
-        say(str(error))
-        return not_checked(str(error).splitlines()[0])
+        try:
+            # Without cmake or ninja this gets no further than to the cache.
+            return _emulated(build_runner("aarch64", tell, pressed))
+        except BuildSkippedError:
+            return not_checked("skipped; the next conversion goes on with it")
+        except ToolError as error:
+            if missing:
+                return not_checked(install)
+            say(str(error))
+            return not_checked(str(error).splitlines()[0])
 
 
 def _emulated(runner: RunnerInfo) -> RunnerInfo | ArmCheck:

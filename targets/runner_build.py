@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import re
 import shutil
 import sys
 import time
@@ -22,19 +21,20 @@ from typing import get_args
 from edge.errors import ToolError
 from edge.files import cache_folder, private_folder
 from targets import ROOM
+from targets.build_progress import BuildProgress, BuildSkippedError
 from targets.ncnn_source import NCNN_SHA256, NCNN_VERSION, ncnn_archive, unpack_ncnn
 from targets.programs import check_program, run_program
 from targets.runner_check import RunnerInfo, check_runner
 from targets.toolchain import Arch, Toolchain, find_program, find_toolchain
 
-__all__ = ["Say", "build_runner", "find_runner", "say_on_stderr"]
+__all__ = ["Say", "Skip", "build_runner", "find_runner", "is_built", "say_on_stderr"]
 
 Say = Callable[[str], None]
+Skip = Callable[[], bool]
 
 _SOURCES = ROOM / "runner"
 # What apps include, and the runner from where it lies.
 _HEADER = ROOM / "android" / "edgepose.hpp"
-_PERIOD_S = 10.0
 
 _FLAGS = (
     "-DCMAKE_BUILD_TYPE=Release",
@@ -81,23 +81,37 @@ def find_runner(arch: Arch, runner: Path | None = None, say: Say = say_on_stderr
     return check_runner(runner, arch) if runner else build_runner(arch, say)
 
 
-def build_runner(arch: Arch, say: Say = say_on_stderr) -> RunnerInfo:
-    """Our own runner, from the cache or built into it: minutes, for the first of a version."""
+def is_built(arch: Arch) -> bool:
+    """Whether our own runner is in the cache; ToolError where there is no compiler to know by."""
+    return _names(find_toolchain(arch))[0].is_file()
+
+
+def build_runner(arch: Arch, say: Say = say_on_stderr, skip: Skip | None = None) -> RunnerInfo:
+    """Our own runner, from the cache or built into it: minutes, for the first of a version.
+
+    ``skip`` is asked now and then: where it is true, BuildSkippedError, and the next build goes on.
+    """
     toolchain = find_toolchain(arch)
-    library_key = _key(NCNN_VERSION, NCNN_SHA256, _FLAGS, _FLAGS_OF[arch], _made_by(toolchain))
-    sources = {path.name: path.read_text(encoding="utf-8") for path in _sources()}
-    key = _key(library_key, sources, _LINK_FLAGS)
-    folder = cache_folder() / "runner"
-    final = folder / f"edgepose-runner-{arch}-{key}"
+    final, key, library_key = _names(toolchain)
+    folder = final.parent
     if final.is_file():
         return check_runner(final, arch)
-    with _lock(folder / f".{arch}.lock", say):
+    with _lock(folder / f".{arch}.lock", say, skip):
         if not final.is_file():
             name = f"ncnn-{NCNN_VERSION}-{arch}-{toolchain.name}-{library_key}"
-            library = _build_library(toolchain, folder, name, say)
+            library = _build_library(toolchain, folder, name, say, skip)
             _check_kernels(library, toolchain)
             _link(toolchain, library, final, key, say)
     return check_runner(final, arch)
+
+
+def _names(toolchain: Toolchain) -> tuple[Path, str, str]:
+    """Where the runner lies, its own key and that of its ncnn."""
+    arch = toolchain.arch
+    library_key = _key(NCNN_VERSION, NCNN_SHA256, _FLAGS, _FLAGS_OF[arch], _made_by(toolchain))
+    sources = {path.name: path.read_text(encoding="utf-8") for path in _sources()}
+    key = _key(library_key, sources, _LINK_FLAGS)
+    return cache_folder() / "runner" / f"edgepose-runner-{arch}-{key}", key, library_key
 
 
 def _sources() -> list[Path]:
@@ -117,19 +131,28 @@ def _made_by(toolchain: Toolchain) -> list[object]:
 
 
 @contextmanager
-def _lock(path: Path, say: Say) -> Iterator[None]:
+def _lock(path: Path, say: Say, skip: Skip | None) -> Iterator[None]:
     """One build of an architecture at a time; the lock goes with its process."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    waits = False
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("waiting for another process that builds the runner")
-            fcntl.flock(file, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not waits:
+                    say("waiting for another process that builds the runner")
+                waits = True
+                if skip and skip():
+                    raise BuildSkippedError("the runner: skipped") from None
+                time.sleep(0.5)
         yield
 
 
-def _build_library(toolchain: Toolchain, folder: Path, name: str, say: Say) -> Path:
+def _build_library(
+    toolchain: Toolchain, folder: Path, name: str, say: Say, skip: Skip | None
+) -> Path:
     """Headers and library of ncnn, in a folder of the cache."""
     final = folder / name
     if final.is_dir():
@@ -145,13 +168,17 @@ def _build_library(toolchain: Toolchain, folder: Path, name: str, say: Say) -> P
     argv += [f"-DCMAKE_CXX_COMPILER={cxx}", *_FLAGS, *_FLAGS_OF[toolchain.arch]]
     argv += toolchain.cmake_flags
     # zig builds its C and C++ libraries in the first of CMake's probes.
-    check_program(run_program(argv, timeout_s=1800.0))
-    done = run_program(
-        [*_nice(), ninja, "-C", str(build)],
-        timeout_s=7200.0,
-        env={"NINJA_STATUS": "[%f/%t] "},
-        on_line=_progress(f"building ncnn for {toolchain.arch}", say),
-    )
+    progress = BuildProgress(f"building ncnn for {toolchain.arch}", say, skip)
+    check_program(run_program(argv, timeout_s=1800.0, on_line=progress))
+    try:
+        done = run_program(
+            [*_nice(), ninja, "-C", str(build)],
+            timeout_s=7200.0,
+            env={"NINJA_STATUS": "[%f/%t] "},
+            on_line=progress,
+        )
+    finally:
+        progress.close()
     check_program(done, f"if the cause is gone, try again; to start over, remove {work}")
     part = folder / f".{name}.part"
     shutil.rmtree(part, ignore_errors=True)
@@ -166,20 +193,6 @@ def _nice() -> list[str]:
     """The desktop stays usable meanwhile."""
     nice = shutil.which("nice")
     return [nice, "-n", "10"] if nice else []
-
-
-def _progress(what: str, say: Say) -> Callable[[str], None]:
-    """Pass on one of ninja's ``[n/m]`` lines every ten seconds."""
-    shown_s = time.monotonic()
-
-    def on_line(line: str) -> None:
-        nonlocal shown_s
-        found = re.match(r"\[(\d+)/(\d+)\]", line)
-        if found and time.monotonic() - shown_s >= _PERIOD_S:
-            shown_s = time.monotonic()
-            say(f"{what}: {found[1]} of {found[2]}")
-
-    return on_line
 
 
 def _library_file(library: Path) -> Path:
@@ -223,12 +236,18 @@ def _link(toolchain: Toolchain, library: Path, final: Path, key: str, say: Say) 
 
 
 def main(arches: Sequence[str]) -> int:
-    """Build the runners ahead of their first need; 1 where one cannot be built."""
+    """Build the runners ahead of their first need; 1 where one cannot be built.
+
+    After ``--ready`` only look: 1 where one is not built yet.
+    """
     failed = 0
     for arch in get_args(Arch):
         if arch in arches:
             try:
-                print(build_runner(arch).path)
+                if "--ready" in arches:
+                    failed |= not is_built(arch)
+                else:
+                    print(build_runner(arch).path)
             except ToolError as error:
                 say_on_stderr(f"{arch}: {error}")
                 failed = 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,8 @@ class Arm:
         self.asked = self.looked = 0
         monkeypatch.setattr(arm_check, "check_on_arm", self._check)
         monkeypatch.setattr(arm_check, "find_arm_runner", self._find)
+        self.waits = False
+        monkeypatch.setattr(arm_check, "arm_runner_waits", lambda _: self.waits)
 
     def _find(self, runner: Path | None = None) -> RunnerInfo | ArmCheck:
         del runner
@@ -138,6 +142,42 @@ def test_a_check_that_did_not_take_place_is_made_up_for(
     assert sorted(path.name for path in folder(tmp_path).iterdir()) == [
         *("artifact.json", "tiny.bin", "tiny.param"),
     ]
+
+
+def test_a_runner_that_must_be_built_comes_last(
+    arm: Arm, convert: Any, tmp_path: Path, capsys: Capture
+) -> None:
+    arm.waits = True
+    other = tmp_path / "other.onnx"
+    shutil.copy(tmp_path / "tiny.onnx", other)
+    pair = ("--detector", other)
+    table = rows(capsys, convert(*pair))
+    done = ["prepare", "ncnn-fp16", "parity"]
+    assert [row["step"] for row in table] == [*done, *done, "arm", "arm"]
+    assert [row["model"] for row in table] == ["tiny"] * 3 + ["other"] * 3 + ["tiny", "other"]
+    assert (arm.asked, arm.looked) == (2, 1)
+    for name in ("tiny", "other"):
+        assert load_artifact(folder(tmp_path, f"{name}-ncnn-fp16")).arm["safe"] == "fp16-storage"
+    # With --force as well everything is made once.
+    table = rows(capsys, convert(*pair, "--force"))
+    assert [row["step"] for row in table] == [*done, *done, "arm", "arm"]
+    # What fails at the end fails as it does in between.
+    arm.found = NONE
+    assert main(convert(*pair, "--force")) == 1
+    errors = capsys.readouterr().err
+    assert "2 of 2 variants failed" in errors
+    assert errors.count("beyond the limits in every arithmetic") == 2
+    assert not folder(tmp_path).exists()
+
+
+def test_what_only_the_check_can_judge_does_not_wait(
+    arm: Arm, convert: Any, tmp_path: Path, capsys: Capture
+) -> None:
+    arm.waits = True
+    arm.found = replace(STORAGE, safe="bf16")
+    table = rows(capsys, convert(model=huge_onnx(tmp_path / "huge.onnx")))
+    assert [row["step"] for row in table] == ["prepare", "ncnn-fp16", "parity", "arm"]
+    assert arm.asked == 1
 
 
 def test_no_safe_arithmetic_is_a_failed_artifact(
@@ -242,11 +282,11 @@ def test_a_new_manifest_takes_its_place_whole(
     artifact = make_artifact(tmp_path / "a", arm={"checked": False})
     before = sorted(path.read_bytes() for path in artifact.folder.iterdir())
 
-    def full(path: Path, text: str, encoding: str) -> int:
-        path.write_bytes(text[:10].encode(encoding))
+    def full(path: Path, data: bytes) -> int:
+        path.write_text(data[:10].decode())
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
         artifact.write_manifest()
     assert sorted(path.read_bytes() for path in artifact.folder.iterdir()) == before

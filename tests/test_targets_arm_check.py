@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,11 +21,13 @@ from edge.spec import TensorSpec, Variant
 from targets import arm_check
 from targets.arm_check import (
     ArmCheck,
+    arm_runner_waits,
     check_on_arm,
     find_arm_runner,
     not_checked,
     safe_arithmetic,
 )
+from targets.build_progress import BuildSkippedError
 from targets.native import NATIVE_PRECISIONS
 from targets.native_session import NativeSession
 from targets.runner_build import find_runner
@@ -209,7 +212,9 @@ class Machine:
         monkeypatch.setattr(arm_check, "find_qemu", lambda: self._here("qemu-aarch64-static"))
         monkeypatch.setattr(arm_check, "find_toolchain", lambda _: self._need(f"{_}-linux-gnu-g++"))
         monkeypatch.setattr(arm_check, "find_program", self._need)
-        monkeypatch.setattr(arm_check, "find_runner", self._find)
+        monkeypatch.setattr(arm_check, "find_runner", lambda *_: self.runner)
+        monkeypatch.setattr(arm_check, "build_runner", self._build)
+        monkeypatch.setattr(arm_check, "is_built", lambda _: self.cached)
 
     def _here(self, name: str) -> str | None:
         return name if name in self.programs else None
@@ -219,13 +224,15 @@ class Machine:
             raise ToolError(f"{name} is not installed")
         return name
 
-    def _find(self, arch: str, runner: Path | None = None, say: Any = print) -> RunnerInfo:
+    def _build(self, arch: str, say: Any, skip: Any) -> RunnerInfo:
         assert arch == "aarch64"
-        if runner or self.cached:
+        if self.cached:
             return self.runner
         self._need("cmake")
         say("building ncnn")
         self.built.append(arch)
+        if skip and skip():
+            raise BuildSkippedError("skipped")
         raise ToolError(self.error)
 
 
@@ -267,8 +274,36 @@ def test_a_build_says_how_long_it_takes_and_may_fail(monkeypatch: pytest.MonkeyP
     said: list[str] = []
     found = find_arm_runner(say=said.append)
     assert "3 minutes" in said[0] and said[1:] == ["building ncnn", machine.error]
+    # Nobody sits at a terminal here: an option takes the place of the key.
+    assert "--no-arm-check" in said[0] and "press" not in said[0]
     assert isinstance(found, ArmCheck)
     assert found.text() == "arm: not checked (`ninja` exited with 1:)"
+
+
+def test_a_build_is_skipped_by_the_key_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine(monkeypatch)
+
+    @contextmanager
+    def typed(key: str) -> Iterator[Callable[[], bool]]:
+        assert key == "s"
+        yield lambda: True
+
+    monkeypatch.setattr(arm_check, "key_pressed", typed)
+    said: list[str] = []
+    found = find_arm_runner(say=said.append)
+    assert "press s to go on without the check" in said[0]
+    assert isinstance(found, ArmCheck)
+    assert found.text() == "arm: not checked (skipped; the next conversion goes on with it)"
+
+
+def test_only_a_runner_that_can_be_built_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch)
+    assert arm_runner_waits() and not arm_runner_waits(Path("/own"))
+    machine.cached = True
+    assert not arm_runner_waits()
+    machine.cached = False
+    machine.programs -= {"cmake"}
+    assert not arm_runner_waits()
 
 
 def test_ones_own_runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,23 +1,30 @@
-"""The check on an emulated ARM CPU, as conversions ask for it; it needs a checkout."""
+"""The check on an emulated ARM CPU, as conversions ask for it; it needs a checkout.
+
+What it runs, the native runner, is compiled once, which takes minutes: where that is still to be
+done, everything is converted first, and the checks come last.
+"""
 
 from __future__ import annotations
 
 import argparse
-import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.artifact import Artifact
+from edge.artifact import Artifact, read_manifest
 
 if TYPE_CHECKING:
     from converters.answers import SessionJudge
-    from converters.arm import OnArm
+    from converters.chain import Row
+    from converters.convert import Made
     from targets.arm_check import ArmCheck
     from targets.native_session import NativeSession
     from targets.profile import Profile
     from targets.runner_check import RunnerInfo
 
-__all__ = ["add_arm", "on_arm"]
+__all__ = ["ArmChecks", "add_arm", "is_waiting", "on_arm"]
+
+_WAITS = "the runner is compiled last; the next conversion makes up for it"
 
 
 def add_arm(parser: Any) -> None:
@@ -31,40 +38,86 @@ def add_arm(parser: Any) -> None:
         "--runner",
         type=Path,
         metavar="PATH",
-        help="native runner for aarch64 to check with (default: built on first need, about 3 "
-        "minutes)",
+        help="native runner for aarch64 to check with (default: compiled once, after the "
+        "conversions, about 3 minutes)",
     )
 
 
-def on_arm(arguments: argparse.Namespace, profile: Profile) -> OnArm | None:
+class ArmChecks:
+    """Runs artifacts on an ARM CPU: what conversions call `OnArm`.
+
+    ``waiting`` counts the artifacts that were put off until the runner is there.
+    """
+
+    def __init__(self, runner: Path | None, left_out: bool) -> None:
+        from targets.arm_check import arm_runner_waits
+
+        self._runner = runner
+        self._left_out = left_out
+        self._found: RunnerInfo | ArmCheck | None = None
+        self._puts_off = not left_out and arm_runner_waits(runner)
+        self.waiting = 0
+
+    def __call__(self, artifact: Artifact, judge: SessionJudge) -> dict[str, Any]:
+        """The record of one artifact's check."""
+        from converters.parity import range_failure
+        from targets.arm_check import ArmCheck, check_on_arm, not_checked
+        from targets.runner_build import say_on_stderr
+
+        # One that leaves FP16's range passes or fails by this check alone: it cannot wait.
+        if self._puts_off and not range_failure(artifact.parity.get("fp16_peak")):
+            self.waiting += 1
+            return not_checked(_WAITS).to_json()
+
+        def verdict(session: NativeSession) -> tuple[list[str], str]:
+            report = judge(session)
+            return report.failures, report.summary()
+
+        found = self._find()
+        if not isinstance(found, ArmCheck):
+            found = check_on_arm(artifact, verdict, found.path, say=say_on_stderr)
+        return found.to_json()
+
+    def catch_up(self) -> None:
+        """From now on nothing is put off: the runner is built at the next check."""
+        self._puts_off = False
+
+    def _find(self) -> RunnerInfo | ArmCheck:
+        """When there is something to check, and only once: it may have to be built."""
+        from targets.arm_check import find_arm_runner, not_checked
+
+        if self._left_out:
+            return not_checked("left out with --no-arm-check")
+        if self._found is None:
+            self._found = find_arm_runner(self._runner)
+        return self._found
+
+    @staticmethod
+    def rows_but_waiting(add: Callable[[Row], None]) -> Callable[[Row], None]:
+        """Rows of conversions, without those that say that a check waits."""
+        return lambda row: None if _WAITS in row.verdict else add(row)
+
+    @staticmethod
+    def rows_of_checks(add: Callable[[Row], None]) -> Callable[[Row], None]:
+        """Rows of the checks that come last, without those of what is up to date by now."""
+        return lambda row: None if row.step.endswith(" up to date") else add(row)
+
+
+def is_waiting(made: Made) -> bool:
+    """Whether an artifact's check was put off."""
+    return made.error is None and read_manifest(made.folder).get("arm", {}).get("reason") == _WAITS
+
+
+def on_arm(arguments: argparse.Namespace, profile: Profile) -> ArmChecks | None:
     """What runs artifacts for this target on an ARM CPU; None where it is of another kind.
 
     Raises ToolError where ``--runner`` names no runner for aarch64.
     """
-    from targets.arm_check import ArmCheck, check_on_arm, find_arm_runner, not_checked
-    from targets.runner_build import say_on_stderr
+    from targets.arm_check import find_arm_runner
 
     if profile.arch != "aarch64":
         return None
     runner: Path | None = arguments.runner
     if runner:
         find_arm_runner(runner)  # refused before the conversions, not after
-
-    # When there is something to check, and only once: it may have to be built.
-    @functools.cache
-    def find() -> RunnerInfo | ArmCheck:
-        if arguments.no_arm_check:
-            return not_checked("left out with --no-arm-check")
-        return find_arm_runner(runner)
-
-    def check(artifact: Artifact, judge: SessionJudge) -> dict[str, Any]:
-        def verdict(session: NativeSession) -> tuple[list[str], str]:
-            report = judge(session)
-            return report.failures, report.summary()
-
-        found = find()
-        if not isinstance(found, ArmCheck):
-            found = check_on_arm(artifact, verdict, found.path, say=say_on_stderr)
-        return found.to_json()
-
-    return check
+    return ArmChecks(runner, arguments.no_arm_check)

@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -88,28 +89,38 @@ def make_artifacts(arguments: argparse.Namespace, profile: Profile, table: Table
     if len({source.name for source in sources}) < len(sources):
         raise SpecError(f"both models are called {sources[0].name!r}; choose a name with --name")
 
+    checks = arm.on_arm(arguments, profile)
     asked = replace(
         _asked(arguments, variants, table.note, sources[1] if detector else None),
-        on_arm=arm.on_arm(arguments, profile),
+        on_arm=checks,
         on_note=table.note,
     )
     floats = [
         quantisation.float_parts(arguments, source, variants, table.note) for source in sources
     ]
-    made = []
+
+    convert = partial(
+        convert_model,
+        out_dir=arguments.out / profile.name,
+        on_begin=table.begin,
+        any_version=arguments.any_version,
+    )
+    add = checks.rows_but_waiting(table.add) if checks else table.add
+    made: dict[tuple[str, Variant], Made] = {}
     for source, parts in zip(sources, floats, strict=True):
-        made += convert_model(
-            source,
-            variants,
-            arguments.out / profile.name,
-            replace(asked, float_parts=parts),
-            table.add,
-            on_begin=table.begin,
-            force=arguments.force,
-            any_version=arguments.any_version,
-        )
+        own = replace(asked, float_parts=parts)
+        for one in convert(source, variants, asked=own, on_row=add, force=arguments.force):
+            made[one.model, one.variant] = one
+    if checks and checks.waiting:
+        checks.catch_up()
+        add = checks.rows_of_checks(table.add)
+        for source, parts in zip(sources, floats, strict=True):
+            late = [one for one in variants if arm.is_waiting(made[source.name, one])]
+            own = replace(asked, float_parts=parts, on_note=None)  # it was told
+            for one in convert(source, late, asked=own, on_row=add) if late else ():
+                made[one.model, one.variant] = one
     table.end()
-    return made
+    return list(made.values())
 
 
 def _variants(arguments: argparse.Namespace, defaults: tuple[Variant, ...]) -> tuple[Variant, ...]:
