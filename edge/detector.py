@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from edge.arguments import check_labels, check_session, check_share
 from edge.codecs import BOX_CODECS
-from edge.errors import SpecError
+from edge.codecs.finite import count_lost
 from edge.image import Normalization, Placement, center_letterbox, letterbox
 from edge.session import Array, Session
 from edge.spec import ModelSpec
@@ -62,28 +65,41 @@ def detector_feeds(
 class Detector:
     """A detection session with everything around it.
 
-    ``score_threshold`` and ``label`` choose what is returned; the label of a person is 0 in the
-    official person models and in COCO.
+    ``score_threshold`` and ``label``, one class or several, choose what is returned; the label of a
+    person is 0 in the official person models and in COCO, and ``edge.classes.find_labels`` knows
+    others. Counted over all calls: ``other_counts``, by label, the boxes above the threshold that
+    are of none of the chosen classes, and ``lost_count``, the answers of the network that were not
+    finite and were left out.
     """
 
     def __init__(
-        self, session: Session, *, score_threshold: float = 0.3, label: int | None = None
+        self,
+        session: Session,
+        *,
+        score_threshold: float = 0.3,
+        label: int | Collection[int] | None = None,
     ) -> None:
-        if session.spec.task != "detection":
-            raise SpecError(f"{session.spec.name} is a {session.spec.task} model, not a detector")
+        spec = check_session(session, "detection", "Detector")
         self.session = session
-        self.score_threshold = score_threshold
+        self.score_threshold = check_share("score_threshold", score_threshold)
         self.label = label
-        self._spec = spec_above(session.spec, score_threshold)
+        self.labels = check_labels(label)
+        self.other_counts: Counter[int] = Counter()
+        self.lost_count = 0
+        self._spec = spec_above(spec, self.score_threshold)
 
     def __call__(self, image_bgr: npt.NDArray[np.uint8]) -> Boxes:
         """Boxes of an (H, W, 3) uint8 BGR image, clipped to it."""
         spec = self._spec
         feeds, placement = detector_feeds(spec, image_bgr)
-        boxes, labels = BOX_CODECS[spec.codec](self.session.run(feeds), spec)[0]
+        outputs = self.session.run(feeds)
+        self.lost_count += count_lost(outputs, spec)
+        boxes, labels = BOX_CODECS[spec.codec](outputs, spec)[0]
         kept = boxes[:, 4] > self.score_threshold
-        if self.label is not None:
-            kept &= labels == self.label
+        if self.labels is not None:
+            wanted = np.isin(labels, self.labels)
+            self.other_counts.update(labels[kept & ~wanted].tolist())
+            kept &= wanted
         boxes, labels = boxes[kept], labels[kept]
         boxes_xyxy, real = boxes_in_image(boxes[:, :4], placement, image_bgr)
         return Boxes(boxes_xyxy, boxes[real, 4], labels[real])

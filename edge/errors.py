@@ -4,6 +4,7 @@
 
     EdgeError                     the user can act on it; the command line prints it as one line
     |-- SpecError                 a model spec, a variant or a name that makes no sense
+    |   `-- ArgumentError         an argument of a wrong type, shape or range; a ValueError too
     |-- ModelFileError            a file that is no model, or no model of a supported kind
     |-- ArtifactError             an artifact folder that is missing, changed, failed or too new
     |-- FeedError                 arrays that do not fit the network's input
@@ -20,6 +21,7 @@
 
 __all__ = [
     "AccuracyError",
+    "ArgumentError",
     "ArtifactError",
     "CheckoutError",
     "DeviceError",
@@ -42,6 +44,10 @@ class EdgeError(Exception):
 
 class SpecError(EdgeError):
     """A model spec, a variant or a name that makes no sense."""
+
+
+class ArgumentError(SpecError, ValueError):
+    """An argument of a wrong type, shape or range."""
 
 
 class ModelFileError(EdgeError):

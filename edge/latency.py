@@ -10,7 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
+
+from edge.errors import ArgumentError
+from edge.records import check, choice, number, shown, whole
 
 __all__ = [
     "P90_SAMPLES",
@@ -74,18 +77,18 @@ class LatencySettings:
     mode: Mode = "burst"
 
     def __post_init__(self) -> None:
-        if self.min_count < 1:
-            raise ValueError(f"min_count must be at least 1, got {self.min_count}")
-        for name in ("warmup_count", "warmup_duration_s", "min_duration_s", "pause_s"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name, least in (("warmup_count", 0), ("min_count", 1)):
+            check(whole(least, 10**9), getattr(self, name), name, error=ArgumentError)
+        for name in ("warmup_duration_s", "min_duration_s", "max_duration_s", "pause_s"):
+            check(number(0), getattr(self, name), name, error=ArgumentError)
+        check(choice(*get_args(Mode)), self.mode, "mode", error=ArgumentError)
         if self.max_duration_s < self.min_duration_s:
-            raise ValueError(
+            raise ArgumentError(
                 f"max_duration_s {self.max_duration_s} is below "
                 f"min_duration_s {self.min_duration_s}"
             )
         if self.mode == "sustained" and (self.min_duration_s < _SUSTAINED_S or self.pause_s):
-            raise ValueError(
+            raise ArgumentError(
                 f"a sustained run measures for {_SUSTAINED_S:g} s or more without pauses, got "
                 f"min_duration_s {self.min_duration_s:g} and pause_s {self.pause_s:g}"
             )
@@ -166,7 +169,7 @@ class HarnessOverhead:
 def percentile_ms(samples_ns: Sequence[int], percent: float) -> float:
     """The smallest sample that at least ``percent`` % of the samples do not exceed, in ms."""
     if not 0 < percent <= 100:
-        raise ValueError(f"a percentile lies in (0, 100], got {percent}")
+        raise ArgumentError(f"a percentile lies in (0, 100], got {percent}")
     ordered = sorted(samples_ns)
     return ordered[math.ceil(percent / 100 * len(ordered)) - 1] / 1e6
 
@@ -174,7 +177,7 @@ def percentile_ms(samples_ns: Sequence[int], percent: float) -> float:
 def summarise(samples_ns: Sequence[int]) -> LatencySummary:
     """The figures of a run; ValueError where it has no sample."""
     if not samples_ns:
-        raise ValueError("no samples to summarise")
+        raise ArgumentError("no samples to summarise")
     count = len(samples_ns)
     return LatencySummary(
         p50_ms=percentile_ms(samples_ns, 50),
@@ -225,6 +228,12 @@ def spread_reasons(samples_ns: Sequence[int], mode: Mode = "burst") -> tuple[str
     return tuple(reasons)
 
 
+def _settings(settings: LatencySettings | None) -> LatencySettings:
+    if not isinstance(settings, LatencySettings | None):
+        raise ArgumentError(f"settings must be LatencySettings(...), got {shown(settings)}")
+    return settings or LatencySettings()
+
+
 def measure(
     call: Callable[[], object],
     settings: LatencySettings | None = None,
@@ -232,7 +241,11 @@ def measure(
     sleep: Callable[[float], None] = time.sleep,
 ) -> LatencyResult:
     """Call until the settings are met; every call after the warm-up is one sample."""
-    settings = settings or LatencySettings()
+    settings = _settings(settings)
+    if not callable(call):
+        raise ArgumentError(
+            f"measure takes what can be called without arguments, got {shown(call)}"
+        )
     _warm_up(call, settings, clock_ns)
     return _from_first(_sample(call, settings, clock_ns, sleep))
 
@@ -249,11 +262,11 @@ def measure_in_turn(
     Every round of every call is warmed up in full and takes its share of the other settings. A
     sustained run cannot be cut into turns: ValueError.
     """
-    settings = settings or LatencySettings()
+    settings = _settings(settings)
     if rounds < 1:
-        raise ValueError(f"rounds must be at least 1, got {rounds}")
+        raise ArgumentError(f"rounds must be at least 1, got {rounds}")
     if settings.mode == "sustained":
-        raise ValueError("a sustained run is not interrupted: measure each call alone")
+        raise ArgumentError("a sustained run is not interrupted: measure each call alone")
     share = replace(
         settings,
         min_count=math.ceil(settings.min_count / rounds),

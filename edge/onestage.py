@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from edge.arguments import check_session, check_share
 from edge.codecs import POSE_CODECS
+from edge.codecs.finite import count_lost
 from edge.detector import boxes_in_image, detector_feeds, spec_above
-from edge.errors import SpecError
-from edge.pipeline import Pose, tracked_poses
+from edge.pipeline import Pose, check_tracker, tracked_poses
 from edge.session import Session
 from edge.tracker import PoseTracker
 
@@ -19,7 +20,8 @@ class OneStage:
     """A one-stage session with everything around it; ``score_threshold`` is that of the boxes.
 
     With a ``tracker`` people keep a number over the frames of one video, and move smoothly; every
-    video needs a one-stage object and a tracker of its own.
+    video needs a one-stage object and a tracker of its own. ``lost_count`` is the number of
+    answers, over all calls, that were not finite and count as not there.
     """
 
     def __init__(
@@ -29,14 +31,13 @@ class OneStage:
         score_threshold: float = 0.3,
         tracker: PoseTracker | None = None,
     ) -> None:
-        if session.spec.task != "one-stage":
-            raise SpecError(
-                f"{session.spec.name} is a {session.spec.task} model, not a one-stage one"
-            )
+        check_session(session, "one-stage", "OneStage")
+        check_tracker(tracker)
         self.session = session
-        self.score_threshold = score_threshold
+        self.score_threshold = check_share("score_threshold", score_threshold)
         self.tracker = tracker
-        self._spec = spec_above(session.spec, score_threshold)
+        self.lost_count = 0
+        self._spec = spec_above(session.spec, self.score_threshold)
 
     def __call__(self, image_bgr: npt.NDArray[np.uint8]) -> list[Pose]:
         """The people in an (H, W, 3) uint8 BGR image, best box first; tracked ones by number.
@@ -45,7 +46,9 @@ class OneStage:
         """
         spec = self._spec
         feeds, placement = detector_feeds(spec, image_bgr)
-        boxes, keypoints = POSE_CODECS[spec.codec](self.session.run(feeds), spec)[0]
+        outputs = self.session.run(feeds)
+        self.lost_count += count_lost(outputs, spec)
+        boxes, keypoints = POSE_CODECS[spec.codec](outputs, spec)[0]
         kept = boxes[:, 4] > self.score_threshold
         boxes, keypoints = boxes[kept], keypoints[kept]
         boxes_xyxy, real = boxes_in_image(boxes[:, :4], placement, image_bgr)

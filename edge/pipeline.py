@@ -7,18 +7,20 @@ people of one video.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from edge.arguments import check_callable, check_whole
 from edge.detector import Boxes, Detector
-from edge.errors import SpecError
+from edge.errors import ArgumentError, SpecError
 from edge.pose import PoseEstimator
+from edge.records import shown
 from edge.tracker import PoseTracker, TrackedPose
 from edge.tracker_matching import boxes_of
 
-__all__ = ["Pipeline", "Pose", "tracked_poses"]
+__all__ = ["Pipeline", "Pose", "check_tracker", "tracked_poses"]
 
 # Of an untracked person's next box: what keypoints must score, and how much wider than they it is.
 _SEEN, _SCALE = 0.3, 1.25
@@ -55,8 +57,9 @@ class Pipeline:
     For the frames of a video, one pipeline each. With a ``det_interval`` of N the detector looks at
     every N-th frame only; in between people are sought where their keypoints were, and found again
     where half of these are seen. With a ``tracker`` they also keep a number and move smoothly; the
-    interval is then that of its parameters. Raises SpecError for an interval or a tracker without a
-    detector, and for both.
+    interval is then that of its parameters, and a detector that has chosen classes by ``label`` is
+    taken at its word, whatever their ``det_label``. Raises SpecError for an interval or a
+    tracker without a detector, and for both.
     """
 
     def __init__(
@@ -67,8 +70,9 @@ class Pipeline:
         det_interval: int = 1,
         tracker: PoseTracker | None = None,
     ) -> None:
-        if det_interval < 1:
-            raise SpecError(f"det_interval is {det_interval}: give 1 (every frame) or more")
+        _check_roles(pose, detector)
+        check_tracker(tracker)
+        check_whole("det_interval", det_interval, 1)
         if detector is None and (tracker or det_interval > 1):
             raise SpecError("without a detector the image is one box: nobody is there to follow")
         if tracker and det_interval > 1:
@@ -77,13 +81,15 @@ class Pipeline:
         self.detector = detector
         self.det_interval = det_interval
         self.tracker = tracker
+        self._chosen = getattr(detector, "labels", None)
         self._frame_index = 0
         self._last: list[Pose] | None = None
 
     def __call__(self, image_bgr: npt.NDArray[np.uint8]) -> list[Pose]:
         """The people in an (H, W, 3) uint8 BGR image, best box first; tracked ones by number."""
         if self.tracker and self.detector:
-            return tracked_poses(self.tracker(image_bgr, self.detector, self.pose))
+            find = self.detector if self._chosen is None else self._people
+            return tracked_poses(self.tracker(image_bgr, find, self.pose))
         boxes, sought = self._boxes(image_bgr)
         keypoints = self.pose(image_bgr, boxes.boxes_xyxy)
         people = [
@@ -94,6 +100,17 @@ class Pipeline:
         self._frame_index += 1
         self._last = people if self.det_interval > 1 else None
         return people
+
+    @property
+    def lost_count(self) -> int:
+        """Answers of both networks, over all calls, that were not finite and count as not there."""
+        return sum(getattr(one, "lost_count", 0) for one in (self.pose, self.detector))
+
+    def _people(self, image_bgr: npt.NDArray[np.uint8]) -> Boxes:
+        """The boxes of a detector that has chosen classes, under the label that is followed."""
+        assert self.detector and self.tracker
+        boxes = self.detector(image_bgr)
+        return replace(boxes, labels=np.full_like(boxes.labels, self.tracker.params.det_label))
 
     def _boxes(self, image_bgr: npt.NDArray[np.uint8]) -> tuple[Boxes, bool]:
         """Where people are, and whether they are only sought there, as they were there before."""
@@ -113,6 +130,20 @@ class Pipeline:
         )
         enough &= (boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(axis=1)
         return _certain(boxes_xyxy[enough]), True
+
+
+def _check_roles(pose: object, detector: object) -> None:
+    if isinstance(pose, Detector) or isinstance(detector, PoseEstimator):
+        raise ArgumentError("Pipeline takes the pose estimator first and then the detector")
+    check_callable("pose", pose, PoseEstimator, "a PoseEstimator(session)")
+    if detector is not None:
+        check_callable("detector", detector, Detector, "a Detector(session)")
+
+
+def check_tracker(tracker: object) -> None:
+    """Raise ArgumentError unless this is a tracker, or None for none."""
+    if not isinstance(tracker, PoseTracker | None):
+        raise ArgumentError(f"tracker must be a PoseTracker(...) or None, got {shown(tracker)}")
 
 
 def _enough_seen(keypoints: npt.NDArray[np.float32]) -> bool:

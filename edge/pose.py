@@ -7,10 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from edge.arguments import check_boxes, check_session
 from edge.codecs import KEYPOINT_CODECS
+from edge.codecs.finite import count_lost
 from edge.detector import normalization_of
-from edge.errors import SpecError
-from edge.image import Placement, crop
+from edge.errors import ArgumentError
+from edge.image import Placement, check_image, crop
+from edge.records import shown
 from edge.session import Array, Session
 from edge.spec import ModelSpec
 
@@ -49,13 +52,17 @@ class PoseEstimator:
     """A top-down pose session with everything around it.
 
     ``find_feeds`` cuts the people out: as mmpose does, with which models are trained, or, to answer
-    as an app on mmdeploy's SDK does, ``edge.sdk_image.sdk_pose_feeds``.
+    as an app on mmdeploy's SDK does, ``edge.sdk_image.sdk_pose_feeds``. ``lost_count`` is the
+    number of keypoints, over all calls, for which the network gave no finite numbers; they have the
+    score 0.
     """
 
     def __init__(self, session: Session, *, find_feeds: PoseFeeds = pose_feeds) -> None:
-        if session.spec.task != "pose":
-            raise SpecError(f"{session.spec.name} is a {session.spec.task} model, no pose model")
+        check_session(session, "pose", "PoseEstimator")
+        if not callable(find_feeds):
+            raise ArgumentError(f"find_feeds must be a function, got {shown(find_feeds)}")
         self.session = session
+        self.lost_count = 0
         self.find_feeds = find_feeds
 
     def __call__(
@@ -67,7 +74,8 @@ class PoseEstimator:
         batches of its fixed size as needed, the last one filled up with its first person.
         """
         spec = self.session.spec
-        boxes_xyxy = np.asarray(boxes_xyxy, np.float32).reshape(-1, 4)
+        boxes_xyxy = check_boxes(boxes_xyxy)
+        check_image(image_bgr)
         if len(boxes_xyxy) == 0:
             return np.empty((0, len(spec.keypoints.keypoints), 3), np.float32)
         feeds, placements = self.find_feeds(spec, image_bgr, boxes_xyxy)
@@ -80,7 +88,11 @@ class PoseEstimator:
             count = len(part)
             if count < size:
                 part = np.concatenate([part, np.repeat(part[:1], size - count, axis=0)])
-            parts.append(decode(self.session.run({spec.input.name: part}), spec)[:count])
+            outputs = self.session.run({spec.input.name: part})
+            if count < size:  # nobody asked for the answers of what fills up
+                outputs |= {tensor.name: outputs[tensor.name][:count] for tensor in spec.outputs}
+            self.lost_count += count_lost(outputs, spec)
+            parts.append(decode(outputs, spec))
         keypoints = np.concatenate(parts)
         for person, placement in zip(keypoints, placements, strict=True):
             person[:, :2] = placement.to_image(person[:, :2])

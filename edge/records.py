@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 from edge.errors import EdgeError, SpecError
@@ -123,7 +124,7 @@ def number(
     """A finite number in a range; ``above`` and ``below`` are not in it themselves."""
 
     def fits(value: Any) -> bool:
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
+        if not _is(Real, value):
             return False
         try:
             finite = math.isfinite(value)
@@ -139,6 +140,11 @@ def number(
     return Rule(f"a number{_range(least, most, above, below)}", fits, _unquoted)
 
 
+def _is(kind: type, value: Any) -> bool:
+    """Whether this is a number of a kind, numpy's ones among them; true and false are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 def share() -> Rule:
     """A number from 0 to 1."""
     rule = number(0, 1)
@@ -149,9 +155,7 @@ def whole(least: int = 0, most: int = 10**6) -> Rule:
     """A whole number in a range."""
     return Rule(
         f"a whole number{_range(least, most, None, None)}",
-        lambda value: (
-            isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-        ),
+        lambda value: _is(Integral, value) and least <= value <= most,
         _unquoted,
     )
 

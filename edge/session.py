@@ -13,17 +13,28 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.artifact import Artifact
-from edge.errors import EngineMissingError, FeedError, SpecError
+from edge.errors import (
+    ArgumentError,
+    EdgeError,
+    EngineError,
+    EngineMissingError,
+    FeedError,
+    SpecError,
+)
+from edge.records import check, choice, shown, whole
 from edge.spec import Format, ModelSpec
 
 __all__ = [
     "ENGINES",
+    "MOST_THREADS",
     "Array",
     "EngineSettings",
     "Feeds",
     "InferencePrecision",
+    "OpenSession",
     "Session",
     "check_feeds",
+    "check_outputs",
     "default_threads",
     "import_engine",
     "open_session",
@@ -32,6 +43,8 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
+MOST_THREADS = 1024
+"""No machine that runs such networks has as many CPUs."""
 Feeds = Mapping[str, Array]
 InferencePrecision = Literal["fp32", "fp16", "bf16"]
 
@@ -68,12 +81,9 @@ class EngineSettings:
     inference_precision: InferencePrecision = "fp32"
 
     def __post_init__(self) -> None:
-        if self.threads < 0:
-            raise SpecError(f"threads must be 1 or more (0: the default), got {self.threads}")
-        if self.inference_precision not in get_args(InferencePrecision):
-            raise SpecError(
-                f"inference precision is fp32, fp16 or bf16, got {self.inference_precision!r}"
-            )
+        check(whole(0, MOST_THREADS), self.threads, "threads", error=ArgumentError)
+        words = choice(*get_args(InferencePrecision))
+        check(words, self.inference_precision, "inference_precision", error=ArgumentError)
 
     @property
     def thread_count(self) -> int:
@@ -119,14 +129,44 @@ class Session(Protocol):
         self.close()
 
 
+class OpenSession:
+    """Whether a session can run: it is not closed, and in a process where its engine works.
+
+    ``forks``: whether the engine works in a process that was forked from the one that opened it.
+    """
+
+    def __init__(self, spec: ModelSpec, *, forks: bool = True) -> None:
+        self._name = spec.name
+        self._process = None if forks else os.getpid()
+        self._open = True
+
+    def check(self) -> None:
+        """Raise EngineError that says what to do where the session cannot run."""
+        if not self._open:
+            raise EngineError(f"the session of {self._name} is closed: open it again to use it")
+        if self._process not in (None, os.getpid()):
+            raise EngineError(
+                f"the session of {self._name} was opened in process {self._process}, and its "
+                "engine does not work in one that was forked from it: open it in this process"
+            )
+
+    def close(self) -> None:
+        """It cannot run any more."""
+        self._open = False
+
+
 def check_feeds(spec: ModelSpec, feeds: Feeds) -> Array:
     """The one input array of a model, C-contiguous; FeedError on a wrong name, shape or dtype.
 
     Engines differ in what they do to a wrong feed, from a good message to a crash; none sees one.
     """
     want = spec.input
+    if not isinstance(feeds, Mapping):
+        raise FeedError(
+            f"{spec.name} takes a table of arrays, {{{want.name!r}: array}}, got {shown(feeds)}"
+        )
     if set(feeds) != {want.name}:
-        raise FeedError(f"{spec.name} takes the input {want.name!r}, got {sorted(feeds)}")
+        raise FeedError(f"{spec.name} takes the input {want.name!r}, got {sorted(map(str, feeds))}")
     array = feeds[want.name]
     if not isinstance(array, np.ndarray):
         raise FeedError(f"input {want.name!r} must be a numpy array, got {type(array).__name__}")
@@ -136,6 +176,29 @@ def check_feeds(spec: ModelSpec, feeds: Feeds) -> Array:
         shape = tuple("any" if size is None else size for size in want.shape)
         raise FeedError(f"input {want.name!r} must have shape {shape}, got {array.shape}")
     return np.ascontiguousarray(array)
+
+
+def check_outputs(
+    spec: ModelSpec, found: Mapping[str, Any], who: str, error: type[EdgeError] = EngineError
+) -> dict[str, Array]:
+    """A network's outputs in the order and the types of the spec.
+
+    ``error`` where one is missing or of another shape: a codec would fail on it, or answer from
+    the wrong place. Engines of weak typing give halves for floats and int32 for int64.
+    """
+    outputs: dict[str, Array] = {}
+    for tensor in spec.outputs:
+        value = found.get(tensor.name)
+        if value is None:
+            raise error(f"{who} gave no {tensor.name!r} of {spec.name}")
+        array = np.asarray(value)
+        if not tensor.accepts(array.shape):
+            shape = tuple("any" if size is None else size for size in tensor.shape)
+            raise error(
+                f"{who} gave {tensor.name!r} of {spec.name} as {array.shape}, the spec says {shape}"
+            )
+        outputs[tensor.name] = array if array.dtype == tensor.dtype else array.astype(tensor.dtype)
+    return outputs
 
 
 def refuse_bf16(settings: EngineSettings, engine: str) -> None:
@@ -163,6 +226,12 @@ def shipped_precision(artifact: Artifact) -> InferencePrecision:
 
 def open_session(artifact: Artifact, settings: EngineSettings | None = None) -> Session:
     """Load an artifact on the engine of its format."""
+    if not isinstance(artifact, Artifact):
+        raise ArgumentError(
+            f"open_session takes an artifact, load_artifact(FOLDER), got {shown(artifact)}"
+        )
+    if not isinstance(settings, EngineSettings | None):
+        raise ArgumentError(f"settings must be EngineSettings(...), got {shown(settings)}")
     engine = importlib.import_module(f"edge.engines.{ENGINES[artifact.variant.format]}")
     session: Session = engine.open_engine(artifact, settings or EngineSettings())
     return session

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NoReturn, get_args
 
+import numpy as np
+
 from edge.errors import SpecError
 from edge.keypoints import KEYPOINT_SETS, KeypointSet, find_keypoint_set, read_keypoint_set
 from edge.records import check, record, shown
@@ -243,6 +245,8 @@ def _plain(value: Any) -> Any:
         return value.to_json()
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
     return value
 
 

@@ -13,19 +13,24 @@ one pose between them, the one who was expected there has it, not the one with t
 and somebody out of sight keeps their size, instead of shrinking on as they did when they went. It
 clears a keypoint's filter wholly when it begins anew, smooths a box that shrinks like one that
 grows, asks for boxes to the fraction of a pixel, takes a pose without width or height for nobody,
-and follows frames that change their size. ``sdk`` answers as the SDK does, number for number.
+follows frames that change their size, and keeps a keypoint that was not seen at all, of score 0,
+where it was expected. What is not finite counts as not seen. ``sdk`` answers as the SDK does,
+number for number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from edge.arguments import check_whole, check_words
 from edge.detector import Boxes
-from edge.errors import SpecError
+from edge.errors import ArgumentError, SpecError
+from edge.records import shown
 from edge.tracker_matching import areas, assign, boxes_of, iou, oks, suppress
 from edge.tracker_params import Mode, TrackerParams
 from edge.tracker_track import Track
@@ -64,8 +69,9 @@ class PoseTracker:
     """
 
     def __init__(self, params: TrackerParams | None = None, *, mode: Mode = "corrected") -> None:
-        if mode not in ("corrected", "sdk"):
-            raise SpecError(f"a tracker's mode is corrected or sdk, got {mode!r}")
+        check_words("mode", mode, *get_args(Mode))
+        if not isinstance(params, TrackerParams | None):
+            raise ArgumentError(f"params must be TrackerParams(...), got {shown(params)}")
         self.params = params or TrackerParams()
         self.mode = mode
         self.frame_index = 0
@@ -115,11 +121,14 @@ class PoseTracker:
         From the detections, if there are any, and from where tracked people ought to be.
         """
         params = self.params
-        self._see(image_hw)
+        self._see(_checked_hw(image_hw))
         found = np.empty((0, 4), np.float32)
         if detections is not None:
+            if not isinstance(detections, Boxes):
+                raise ArgumentError(f"detections must be Boxes or None, got {shown(detections)}")
             found = np.asarray(detections.boxes_xyxy, np.float32).reshape(-1, 4)
-            kept = (detections.labels == params.det_label) & (detections.scores > params.det_thr)
+            kept = np.isfinite(found).all(axis=1)
+            kept &= (detections.labels == params.det_label) & (detections.scores > params.det_thr)
             found = found[kept & (areas(found) >= params.det_min_bbox_size**2)]
         tracks, tracked = self._tracked_boxes()
         boxes_xyxy = np.concatenate([found, tracked])
@@ -142,18 +151,16 @@ class PoseTracker:
     ) -> list[TrackedPose]:
         """End the frame with the keypoints (N, K, 3) of x, y, score in the boxes given out.
 
-        With ``image_hw`` the poses are of a model that needs no boxes. Raises ValueError for
+        With ``image_hw`` the poses are of a model that needs no boxes. Raises ArgumentError for
         another number of poses than of boxes, and SpecError for another number of keypoints than
         of ``keypoint_sigmas``.
         """
-        poses = np.asarray(keypoints, np.float32)
-        if poses.ndim != 3 or poses.shape[2] != 3:
-            raise ValueError(f"keypoints are (N, K, 3) of x, y and score, got {poses.shape}")
+        poses = _finite_poses(keypoints)
         if image_hw is not None:
-            self._see(image_hw)
+            self._see(_checked_hw(image_hw))
             self._origins = [None] * len(poses)
         if len(poses) != len(self._origins):
-            raise ValueError(f"{len(poses)} poses for {len(self._origins)} boxes")
+            raise ArgumentError(f"{len(poses)} poses for {len(self._origins)} boxes")
         if len(poses) and len(self.params.keypoint_sigmas) not in (0, poses.shape[1]):
             raise SpecError(
                 f"keypoint_sigmas has {len(self.params.keypoint_sigmas)} numbers and a pose "
@@ -276,6 +283,29 @@ class PoseTracker:
                 others = np.array([track is not origin for track in self._tracks])
                 agreement[row, others] = overlap[row, others] = _NEVER
         return agreement.astype(np.float32), overlap, gates
+
+
+def _checked_hw(image_hw: Any) -> tuple[int, int]:
+    if not isinstance(image_hw, (tuple, list)) or len(image_hw) != 2:
+        raise ArgumentError(f"image_hw must be (height, width), got {shown(image_hw)}")
+    return check_whole("image_hw", image_hw[0], 1), check_whole("image_hw", image_hw[1], 1)
+
+
+def _finite_poses(keypoints: Any) -> F32:
+    """Poses (N, K, 3); a keypoint that is not finite has the score 0."""
+    try:
+        poses = np.asarray(keypoints, np.float32)
+    except (TypeError, ValueError):
+        raise ArgumentError(
+            f"keypoints are (N, K, 3) of x, y and score, got {shown(keypoints)}"
+        ) from None
+    if poses.ndim != 3 or poses.shape[2] != 3:
+        raise ArgumentError(f"keypoints are (N, K, 3) of x, y and score, got {poses.shape}")
+    lost = ~np.isfinite(poses).all(axis=2)
+    if lost.any():
+        poses = poses.copy()
+        poses[lost] = 0
+    return poses
 
 
 def _have_size(boxes_xyxy: F32) -> Mask:

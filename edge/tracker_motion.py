@@ -104,6 +104,11 @@ class OneEuro:
         self.values = values.copy()
         self.velocity = np.zeros_like(values)
 
+    def restart(self, points: Mask, values: F32) -> None:
+        """Begin anew with some of the points, at rest."""
+        self.values[points] = values[points]
+        self.velocity[points] = 0
+
     def step(self, values: F32) -> F32:
         """The smoothed values after one more frame."""
         beta, least, velocity_cutoff = self.parameters

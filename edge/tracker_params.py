@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
-from edge.errors import SpecError
+from edge.errors import ArgumentError
+from edge.records import Rule, check, list_of, number, share, whole
 
 __all__ = ["Mode", "TrackerParams"]
 
@@ -56,27 +55,29 @@ class TrackerParams:
     smooth_params: tuple[float, float, float] = (0.007, 1, 1)
 
     def __post_init__(self) -> None:
-        for parameter in fields(self):
-            value = getattr(self, parameter.name)
-            if not np.isfinite(value).all():
-                raise SpecError(f"{parameter.name} is {value}: give a finite number")
-        for name in ("det_interval", "track_max_missing", "std_weight_velocity"):
-            _at_least(self, name, 0)
-        for name in ("pose_max_num_bboxes", "pose_min_keypoints"):
-            _at_least(self, name, -1)
-        _at_least(self, "track_history_size", 1)
-        for name in ("det_nms_thr", "pose_nms_thr", "track_iou_thr"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SpecError(f"{name} is {getattr(self, name)}: give a share from 0 to 1")
-        for name in ("pose_bbox_scale", "std_weight_position"):
-            if getattr(self, name) <= 0:
-                raise SpecError(f"{name} is {getattr(self, name)}: give a number above 0")
-        if min(self.keypoint_sigmas, default=1) <= 0:
-            raise SpecError("keypoint_sigmas are numbers above 0, one for each keypoint, or none")
-        if len(self.smooth_params) != 3 or min(self.smooth_params) < 0:
-            raise SpecError(f"smooth_params is {self.smooth_params}: give three numbers from 0")
+        for key, rule in PARAMETERS.items():
+            check(rule, getattr(self, key), key, error=ArgumentError)
 
 
-def _at_least(params: TrackerParams, name: str, least: int) -> None:
-    if getattr(params, name) < least:
-        raise SpecError(f"{name} is {getattr(params, name)}: give {least} or more")
+_SIGNED = number(-1, 10**6)
+PARAMETERS: dict[str, Rule] = {
+    "det_interval": whole(0),
+    "det_label": whole(0),
+    "det_thr": number(),
+    "det_min_bbox_size": _SIGNED,
+    "det_nms_thr": share(),
+    "pose_max_num_bboxes": whole(-1),
+    "pose_kpt_thr": number(),
+    "pose_min_keypoints": whole(-1),
+    "pose_bbox_scale": number(above=0),
+    "pose_min_bbox_size": _SIGNED,
+    "pose_nms_thr": share(),
+    "keypoint_sigmas": list_of(number(above=0), "numbers above 0, one for each keypoint, or none"),
+    "track_iou_thr": share(),
+    "track_max_missing": whole(0),
+    "track_history_size": whole(1),
+    "std_weight_position": number(above=0),
+    "std_weight_velocity": number(0),
+    "smooth_params": list_of(number(0), "three numbers from 0", least=3, most=3),
+}
+"""What each parameter may be."""

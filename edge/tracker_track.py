@@ -51,13 +51,28 @@ class Track:
 
     def follow(self, box_xyxy: F32, pose: F32, gate: Mask) -> None:
         """The pose of this person in this frame; ``gate`` (K,) has the points as expected."""
+        again = np.zeros(len(pose), np.bool_)
+        if self.mode == "corrected":
+            pose, again = self._without_lost(pose)
         state, size = _state(box_xyxy, pose), self._size()
         corrected = np.ones(len(state), np.bool_)
         corrected[:-2] = gate & (self.mode == "corrected")
         self._motion.correct(corrected, state, size)
         if not corrected.all():
             self._motion.restart(~corrected, state, size, forget_velocity=self.mode == "corrected")
+        self._smoothing.restart(np.append(again & ~gate, [False, False]), state)
         self._add(self._filtered(), pose[:, 2:])
+
+    def _without_lost(self, pose: F32) -> tuple[F32, Mask]:
+        """The pose with points that were not seen at all, of score 0, where they are expected.
+
+        And which points (K,) are seen again: their last place is an old one or none at all.
+        """
+        lost = pose[:, 2] <= 0
+        if lost.any():
+            pose = pose.copy()
+            pose[lost, :2] = self._motion.position[:-2][lost]
+        return pose, np.asarray(~lost & (self.history[-1][:, 2] <= 0), np.bool_)
 
     def recover(self, box_xyxy: F32, pose: F32) -> None:
         """The pose of this person, found again where they were expected, or thereabouts."""

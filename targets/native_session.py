@@ -9,13 +9,11 @@ from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edge.artifact import Artifact, load_constants
 from edge.errors import DeviceError
 from edge.files import temporary_folder
 from edge.latency import LatencySettings
-from edge.session import Array, Feeds, Session, check_feeds
+from edge.session import Array, Feeds, Session, check_feeds, check_outputs
 from edge.spec import ModelSpec
 from targets.device_session import TimedRun
 from targets.native import (
@@ -113,15 +111,8 @@ class NativeSession(Session):
                         remote = posixpath.join(dump, output.file)
                         self.transport.pull(remote, text / output.file, timeout_s=left_s())
                 found = read_dump(run.outputs, text, self.machine)
-        outputs: dict[str, Array] = {}
-        for tensor in self.spec.outputs:
-            array = found[tensor.name][0] if tensor.name in found else np.empty(0, np.float32)
-            if not tensor.accepts(array.shape):
-                raise DeviceError(
-                    f"{self.machine}: the runner gave {tensor.name!r} of {self.spec.name} as "
-                    f"{array.shape}, the spec says {tensor.shape}"
-                )
-            outputs[tensor.name] = array
+        first = {name: arrays[0] for name, arrays in found.items()}
+        outputs = check_outputs(self.spec, first, f"{self.machine}: the runner", DeviceError)
         return outputs | self._constants
 
     def measure(self, feeds: Feeds, settings: LatencySettings) -> TimedRun:

@@ -25,7 +25,7 @@ from edge.engines.trtexec_output import read_export_output, read_export_times, t
 from edge.errors import DeviceError, EngineError, FeedError
 from edge.files import temporary_folder
 from edge.latency import LatencySettings
-from edge.session import Array, Feeds, Session, check_feeds
+from edge.session import Array, Feeds, Session, check_feeds, check_outputs
 from targets.device_session import TimedRun
 from targets.readings import DeviceInfo
 from targets.result import ColdStart, RunnerRecord
@@ -310,14 +310,4 @@ class TrtexecSession(Session):
             found = read_export_output(path)
         except EngineError as error:
             raise self._about(error, path) from None
-        outputs: dict[str, Array] = {}
-        for tensor in self.spec.outputs:
-            value = found.get(tensor.name)
-            if value is None or not tensor.accepts(value.shape):
-                got = "not at all" if value is None else f"as {value.shape}"
-                raise DeviceError(
-                    f"{self.machine}: {self.engine} gave {tensor.name!r} of {self.spec.name} "
-                    f"{got}, the spec says {tensor.shape}"
-                )
-            outputs[tensor.name] = value.astype(tensor.dtype)
-        return outputs
+        return check_outputs(self.spec, found, f"{self.machine}: {self.engine}", DeviceError)

@@ -38,7 +38,7 @@ def opened(
 ) -> tuple[str, str]:
     """What the session says, and the switches that are on."""
     fake = FakeNcnn(asimdhp)
-    monkeypatch.setattr(engine, "import_engine", lambda *_: fake)
+    monkeypatch.setattr(engine, "import_ncnn", lambda: fake)
     monkeypatch.setattr(platform, "machine", lambda: machine)
     record: dict[str, Any] = {"checked": safe is not None, "safe": safe}
     artifact = make_artifact(folder, arm=record)

@@ -160,7 +160,7 @@ def test_outputs_and_feeds_belong_to_the_caller(tmp_path: Path, world: World) ->
         np.testing.assert_array_equal(session.run({"input": feed})["simcc_y"], kept["simcc_y"])
     np.testing.assert_array_equal(feed, images(1))
     session.close()  # again
-    with pytest.raises(EngineError, match="session is closed"):
+    with pytest.raises(EngineError, match="is closed: open it again"):
         session.run({"input": feed})
 
 

@@ -100,7 +100,7 @@ def test_a_centred_letterbox_serves_detectors_too() -> None:
 
 
 def test_models_of_another_task_are_refused() -> None:
-    with pytest.raises(SpecError, match="detection model, not a one-stage one"):
+    with pytest.raises(SpecError, match="takes a one-stage model"):
         OneStage(FakeSession(yolox_spec(), None))
     for wrong in (Detector, PoseEstimator):
         with pytest.raises(SpecError, match="one-stage model"):

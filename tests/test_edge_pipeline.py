@@ -199,7 +199,7 @@ def test_instance_score_is_mmposes_bbox_keypoint() -> None:
 
 
 def test_models_of_the_wrong_task_are_refused() -> None:
-    with pytest.raises(SpecError, match="not a detector"):
+    with pytest.raises(SpecError, match="takes a detection model"):
         Detector(FakeSession(pose_spec(), bright_spot))
-    with pytest.raises(SpecError, match="no pose model"):
+    with pytest.raises(SpecError, match="takes a pose model"):
         PoseEstimator(two_class_detector(one_person(0)))

@@ -146,7 +146,7 @@ def test_contradictions_are_refused() -> None:
         Pipeline(pose, det_interval=2)
     with pytest.raises(SpecError, match="without a detector"):
         Pipeline(pose, tracker=PoseTracker())
-    with pytest.raises(SpecError, match="give 1"):
+    with pytest.raises(SpecError, match="of 1 or more"):
         Pipeline(pose, detector, det_interval=0)
     with pytest.raises(SpecError, match="interval of its own"):
         Pipeline(pose, detector, det_interval=2, tracker=PoseTracker())

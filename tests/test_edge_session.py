@@ -44,7 +44,7 @@ def test_a_wrong_feed_never_reaches_the_engine(feeds: Any, words: str) -> None:
 def test_settings_refuse_nonsense() -> None:
     with pytest.raises(SpecError, match="threads"):
         EngineSettings(threads=-1)
-    with pytest.raises(SpecError, match="fp32, fp16 or bf16"):
+    with pytest.raises(SpecError, match="fp32, fp16, bf16"):
         EngineSettings(inference_precision="int8")  # type: ignore[arg-type]
     assert EngineSettings().thread_count >= 1
 

@@ -103,7 +103,7 @@ def test_senseless_parameters_are_refused_by_name(name: str, value: Any) -> None
 
 def test_an_unknown_mode_is_refused() -> None:
     mode: Any = "better"
-    with pytest.raises(SpecError, match="corrected or sdk"):
+    with pytest.raises(SpecError, match="one of corrected, sdk"):
         PoseTracker(mode=mode)
 
 

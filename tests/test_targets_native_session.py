@@ -99,7 +99,7 @@ def test_a_wrong_feed_does_not_reach_the_device(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ({"outputs": []}, "gave 'simcc_x'"),
+        ({"outputs": []}, "gave no 'simcc_x'"),
         ({"outputs": outputs(shape=[1, 17, 5])}, "holds 1632 values, not 85"),
     ],
 )

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from edge.codecs.finite import finite_outputs, hide_lost, real_boxes
 from edge.codecs.nms import suppress
 from edge.session import Array
 from edge.spec import ModelSpec
@@ -29,10 +30,12 @@ def decode(
     outputs: Mapping[str, Array], spec: ModelSpec
 ) -> list[tuple[F32, npt.NDArray[np.int64]]]:
     """Per image (boxes_xyxys (M, 5) float32, labels (M,) int64), best first."""
+    outputs = finite_outputs(outputs, spec)
     dets, labels = (outputs[tensor.name] for tensor in spec.outputs)
     results = []
     for image_dets, image_labels in zip(dets, labels, strict=True):
         kept = (image_dets[:, 4] > spec.score_threshold) & (image_labels >= 0)
+        kept &= real_boxes(image_dets[:, :4])
         results.append((image_dets[kept].astype(np.float32), image_labels[kept].astype(np.int64)))
     return results
 
@@ -43,12 +46,14 @@ def decode_poses(outputs: Mapping[str, Array], spec: ModelSpec) -> list[tuple[F3
     Keypoints are x, y in input pixels and score. Padding is told from people by doing the
     suppression again, with the file's own ``spec.nms_iou``: what passed it once passes it twice.
     """
+    outputs = finite_outputs(outputs, spec)
     dets, keypoints = (outputs[tensor.name] for tensor in spec.outputs)
     results = []
     for image_dets, image_keypoints in zip(dets, keypoints, strict=True):
-        likely = image_dets[:, 4] > spec.score_threshold
+        likely = (image_dets[:, 4] > spec.score_threshold) & real_boxes(image_dets[:, :4])
         boxes = image_dets[likely].astype(np.float32)
         one_class = np.zeros(len(boxes), np.int64)
         kept = suppress(boxes[:, :4], boxes[:, 4], one_class, spec.nms_iou, spec.max_boxes)
-        results.append((boxes[kept], image_keypoints[likely][kept].astype(np.float32)))
+        points = np.array(image_keypoints[likely][kept], np.float32)
+        results.append((boxes[kept], hide_lost(points)))
     return results

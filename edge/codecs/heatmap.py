@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from edge.codecs.finite import finite_outputs, hide_lost
 from edge.session import Array
 from edge.spec import HeatmapRefinement, ModelSpec
 
@@ -35,9 +36,12 @@ def decode(outputs: Mapping[str, Array], spec: ModelSpec) -> F32:
     """Keypoints (N, K, 3) float32: x and y in input pixels, score.
 
     ``outputs`` holds one array (N, K, h, w), raw: the score is the maximum and may exceed 1. Ties
-    go to the first cell, row by row. A maximum of 0 or less puts the keypoint at cell (-1, -1).
+    go to the first cell, row by row. A maximum of 0 or less puts the keypoint at cell (-1, -1), and
+    what is not finite likewise, with the score 0.
     """
     (tensor,) = spec.outputs
+    lost = ~np.isfinite(outputs[tensor.name]).all(axis=(2, 3)).reshape(-1)
+    outputs = finite_outputs(outputs, spec)
     count, keypoints, height, width = outputs[tensor.name].shape
     maps = np.asarray(outputs[tensor.name], np.float32).reshape(-1, height, width)
     megvii = spec.heatmap_refinement == "megvii"
@@ -56,7 +60,8 @@ def decode(outputs: Mapping[str, Array], spec: ModelSpec) -> F32:
     decoded = np.empty((len(maps), 3), np.float32)
     decoded[:, :2] = places * _scale_xy(spec, height, width)
     decoded[:, 2] = score / 255 + 0.5 if megvii else score
-    return decoded.reshape(count, keypoints, 3)
+    decoded[lost, 2] = 0
+    return hide_lost(decoded).reshape(count, keypoints, 3)
 
 
 def shortfall(outputs: Mapping[str, Array], spec: ModelSpec, points_xy: F32) -> F32:

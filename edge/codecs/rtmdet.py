@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from edge.codecs.finite import finite_outputs, real_boxes
 from edge.codecs.nms import least_logit, pick, sigmoid, suppress
 from edge.session import Array
 from edge.spec import ModelSpec
@@ -28,6 +29,7 @@ def decode(
     ``outputs`` holds in the order of ``spec.outputs`` the logits (N, C, Hs, Ws) of every stride and
     then the distances (N, 4, Hs, Ws) of every stride.
     """
+    outputs = finite_outputs(outputs, spec)
     tensors = [outputs[tensor.name] for tensor in spec.outputs]
     levels = len(spec.strides)
     return [
@@ -63,5 +65,7 @@ def _decode_image(
     scores = sigmoid(np.concatenate(all_logits))
     boxes = np.concatenate(all_boxes).astype(np.float32)
     labels = np.concatenate(all_labels)
+    real = real_boxes(boxes)
+    boxes, scores, labels = boxes[real], scores[real], labels[real]
     kept = suppress(boxes, scores, labels, spec.nms_iou, spec.max_boxes)
     return np.concatenate([boxes[kept], scores[kept, None]], axis=1), labels[kept]

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from edge.codecs.finite import finite_outputs, hide_lost, real_boxes
 from edge.codecs.nms import least_logit, pick, sigmoid, suppress
 from edge.errors import SpecError
 from edge.session import Array
@@ -50,6 +51,7 @@ def decode(outputs: Mapping[str, Array], spec: ModelSpec) -> list[tuple[Floats, 
             f"{spec.name}: its spec names no constant {missing[0]!r}, which codec rtmo needs; "
             "`edge export` writes RTMO with all of them"
         )
+    outputs = finite_outputs(outputs, spec)
     levels = len(spec.strides)
     tensors = [outputs[tensor.name] for tensor in spec.outputs]
     kinds = [tensors[start : start + levels] for start in range(0, 4 * levels, levels)]
@@ -71,18 +73,23 @@ def _decode_image(
     cells_xy = (column_row + np.float32(0.5)) * stride - np.float32(0.5)
     raw = _at(boxes, level, cell)
     centre = cells_xy + raw[:, :2] * stride
-    half = np.exp(raw[:, 2:]) * stride / 2
+    with np.errstate(over="ignore"):  # infinite boxes go below
+        half = np.exp(raw[:, 2:]) * stride / 2
     boxes_xyxy = np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
     scores = sigmoid(_at(logits, level, cell)[:, 0])
+    real = real_boxes(boxes_xyxy)
+    level, cell, cells_xy = level[real], cell[real], cells_xy[real]
+    boxes_xyxy, scores = boxes_xyxy[real], scores[real]
 
     one_class = np.zeros(len(cell), np.int64)
     kept = suppress(boxes_xyxy, scores, one_class, spec.nms_iou, spec.max_boxes)
     level, cell, boxes_xyxy, scores = level[kept], cell[kept], boxes_xyxy[kept], scores[kept]
-    places_xy = place_keypoints(_at(pose, level, cell), boxes_xyxy, cells_xy[kept], weights)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is hidden below
+        places_xy = place_keypoints(_at(pose, level, cell), boxes_xyxy, cells_xy[kept], weights)
     seen = sigmoid(_at(visibility, level, cell))
     return (
         np.concatenate([boxes_xyxy, scores[:, None]], axis=1),
-        np.concatenate([places_xy, seen[..., None]], axis=2),
+        hide_lost(np.concatenate([places_xy, seen[..., None]], axis=2)),
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from edge.codecs.finite import finite_outputs
 from edge.session import Array
 from edge.spec import ModelSpec
 
@@ -21,8 +22,10 @@ def decode(outputs: Mapping[str, Array], spec: ModelSpec) -> npt.NDArray[np.floa
 
     ``outputs`` holds simcc_x (N, K, W * ratio) and simcc_y (N, K, H * ratio), in the order of
     ``spec.outputs``, raw: the score, the smaller one of both maxima, may exceed 1. Ties go to the
-    first bin. A score of 0 or less puts the keypoint at bin -1.
+    first bin. A score of 0 or less puts the keypoint at bin -1; what is not finite has the
+    score 0.
     """
+    outputs = finite_outputs(outputs, spec)
     simcc_x, simcc_y = (outputs[tensor.name] for tensor in spec.outputs)
     count, keypoints = simcc_x.shape[:2]
     rows = np.arange(count * keypoints)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from edge.codecs.finite import finite_outputs, real_boxes
 from edge.codecs.nms import least_logit, pick, sigmoid, suppress
 from edge.session import Array
 from edge.spec import ModelSpec
@@ -31,6 +32,7 @@ def decode(
     by row, or the class logits (N, C, Hs, Ws) of every stride, then in the same way boxes
     (N, 4, Hs, Ws) and objectness logits (N, 1, Hs, Ws).
     """
+    outputs = finite_outputs(outputs, spec)
     tensors = [outputs[tensor.name] for tensor in spec.outputs]
     levels = _levels_of_rows if len(tensors) == 1 else _levels_of_maps
     return [
@@ -73,12 +75,15 @@ def _decode_image(
         picked = pick(scores, spec.score_threshold, spec.nms_candidates_per_level)
         y, x = np.divmod(cells[picked], -(-spec.input_hw[1] // stride))
         centre = (rows[picked, :2] + np.stack([x, y], axis=1)) * stride
-        half = np.exp(rows[picked, 2:4]) * (stride / 2)
+        with np.errstate(over="ignore"):  # infinite boxes go below
+            half = np.exp(rows[picked, 2:4]) * (stride / 2)
         all_boxes.append(np.concatenate([centre - half, centre + half], axis=1))
         all_scores.append(scores[picked])
         all_labels.append(labels[picked])
     boxes = np.concatenate(all_boxes).astype(np.float32)
     scores = np.concatenate(all_scores).astype(np.float32)
     labels = np.concatenate(all_labels)
+    real = real_boxes(boxes)
+    boxes, scores, labels = boxes[real], scores[real], labels[real]
     kept = suppress(boxes, scores, labels, spec.nms_iou, spec.max_boxes)
     return np.concatenate([boxes[kept], scores[kept, None]], axis=1), labels[kept]

@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 
 from edge.artifact import Artifact, load_constants
+from edge.engines.ncnn_threads import ThreadTeam, import_ncnn
 from edge.errors import EngineError
 from edge.session import (
     Array,
     EngineSettings,
     Feeds,
+    OpenSession,
     Session,
     check_feeds,
-    import_engine,
+    check_outputs,
     refuse_bf16,
 )
 
@@ -31,7 +33,7 @@ class NcnnSession(Session):
 
     def __init__(self, artifact: Artifact, settings: EngineSettings) -> None:
         refuse_bf16(settings, "ncnn")
-        ncnn = import_engine("ncnn", "ncnn")
+        ncnn = import_ncnn()
         self._constants = load_constants(artifact)
         arithmetic = _arithmetic(artifact, settings)
         half = arithmetic in ("fp16", "fp16-storage")
@@ -47,7 +49,9 @@ class NcnnSession(Session):
             raise EngineError(f"ncnn cannot load {param} with {weights}")
         self._ncnn: Any = ncnn
         self._net: Any = net
+        self._team = ThreadTeam(ncnn, settings.thread_count)
         self.spec = artifact.spec
+        self._state = OpenSession(self.spec)
         self.engine = f"ncnn {ncnn.__version__}"
         if arithmetic == "fp16" and not ncnn.cpu_support_arm_asimdhp():
             # x86 widens the weights on loading. Cores before ARMv8.2 (Cortex-A53, -A72) keep half
@@ -58,7 +62,13 @@ class NcnnSession(Session):
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """Outputs by name, in the order of ``spec.outputs``, and the constants."""
+        self._state.check()
         image = check_feeds(self.spec, feeds)[0]
+        with self._team.running():
+            outputs = self._extract(image)
+        return check_outputs(self.spec, outputs, "ncnn") | self._constants
+
+    def _extract(self, image: Array) -> dict[str, Array]:
         extractor = self._net.create_extractor()
         # A clone: a Mat only points into its array, and a first layer that works in place (a
         # multiplication, say) would write into the caller's image or crash (ncnn 1.0.20261020).
@@ -69,17 +79,12 @@ class NcnnSession(Session):
             code, mat = extractor.extract(tensor.name)
             if code != 0:
                 raise EngineError(f"ncnn failed on output {tensor.name!r} of {self.spec.name}")
-            array = np.array(mat)[None]  # a copy: the Mat's memory goes back with the extractor
-            if not tensor.accepts(array.shape):
-                raise EngineError(
-                    f"ncnn gave {tensor.name!r} of {self.spec.name} as {array.shape}, "
-                    f"the spec says {tensor.shape}"
-                )
-            outputs[tensor.name] = array
-        return outputs | self._constants
+            outputs[tensor.name] = np.array(mat)[None]  # a copy: its memory is the extractor's
+        return outputs
 
     def close(self) -> None:
         """Free the network."""
+        self._state.close()
         self._net = None
 
 

@@ -12,8 +12,10 @@ from edge.session import (
     Array,
     EngineSettings,
     Feeds,
+    OpenSession,
     Session,
     check_feeds,
+    check_outputs,
     import_engine,
     refuse_bf16,
 )
@@ -66,6 +68,8 @@ class OnnxRuntimeSession(Session):
                 f"ONNX Runtime cannot load {spec.name}: {_first_line(error)}"
             ) from None
         self.spec = spec
+        self._state = OpenSession(spec)
+        self._of_spec = not output_names
         self.engine = f"onnxruntime {runtime.__version__}"
         self.inference_precision = precision
         self.max_batch = spec.input.shape[0]
@@ -78,6 +82,7 @@ class OnnxRuntimeSession(Session):
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """Outputs by name, in the order of the spec or of ``output_names``, and the constants."""
+        self._state.check()
         array = check_feeds(self.spec, feeds)
         try:
             outputs = self._session.run(self._output_names, {self.spec.input.name: array})
@@ -85,10 +90,14 @@ class OnnxRuntimeSession(Session):
             raise EngineError(
                 f"ONNX Runtime failed on {self.spec.name}: {_first_line(error)}"
             ) from None
-        return dict(zip(self._output_names, outputs, strict=True)) | self._constants
+        found = dict(zip(self._output_names, outputs, strict=True))
+        if self._of_spec:
+            found |= check_outputs(self.spec, found, "ONNX Runtime")
+        return found | self._constants
 
     def close(self) -> None:
         """Free the network."""
+        self._state.close()
         self._session = None
 
 

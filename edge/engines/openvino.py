@@ -10,7 +10,16 @@ from typing import Any
 
 from edge.artifact import Artifact, load_constants
 from edge.errors import EngineError
-from edge.session import Array, EngineSettings, Feeds, Session, check_feeds, import_engine
+from edge.session import (
+    Array,
+    EngineSettings,
+    Feeds,
+    OpenSession,
+    Session,
+    check_feeds,
+    check_outputs,
+    import_engine,
+)
 
 __all__ = [
     "OpenVinoSession",
@@ -108,6 +117,7 @@ class OpenVinoSession(Session):
             ) from None
         self._request: Any = compiled.create_infer_request()
         self.spec = spec
+        self._state = OpenSession(spec)
         self.engine = f"openvino {openvino.__version__.partition('-')[0]}"
         holds = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         names = {theirs: ours for ours, (theirs, _) in _TYPES.items()}
@@ -116,6 +126,7 @@ class OpenVinoSession(Session):
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """Outputs by name, in the order of ``spec.outputs``, and the constants."""
+        self._state.check()
         array = check_feeds(self.spec, feeds)
         try:
             # The outputs are copies: the request writes into the same memory at every call.
@@ -124,18 +135,12 @@ class OpenVinoSession(Session):
             )
         except Exception as error:  # as above
             raise EngineError(f"OpenVINO failed on {self.spec.name}: {last_line(error)}") from None
-        outputs: dict[str, Array] = {}
-        for tensor in self.spec.outputs:
-            outputs[tensor.name] = value = results[self._outputs[tensor.name]]
-            if not tensor.accepts(value.shape):
-                raise EngineError(
-                    f"OpenVINO gave {tensor.name!r} of {self.spec.name} as {value.shape}, "
-                    f"the spec says {tensor.shape}"
-                )
-        return outputs | self._constants
+        found = {name: results[output] for name, output in self._outputs.items()}
+        return check_outputs(self.spec, found, "OpenVINO") | self._constants
 
     def close(self) -> None:
         """Free the network."""
+        self._state.close()
         self._request = self._input = None
         self._outputs = {}
 

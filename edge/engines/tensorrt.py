@@ -22,8 +22,16 @@ from edge.engines.trtexec import (
 from edge.engines.trtexec_output import read_export_output, trtexec_failure
 from edge.errors import ArtifactError, EngineError, EngineMissingError, FeedError
 from edge.files import temporary_folder
-from edge.session import Array, EngineSettings, Feeds, Session, check_feeds, refuse_bf16
-from edge.spec import ModelSpec
+from edge.session import (
+    Array,
+    EngineSettings,
+    Feeds,
+    OpenSession,
+    Session,
+    check_feeds,
+    check_outputs,
+    refuse_bf16,
+)
 
 __all__ = ["TensorRtSession", "TrtexecSession", "open_engine"]
 
@@ -72,6 +80,7 @@ class TensorRtSession(Session):
 
     def __init__(self, artifact: Artifact, tensorrt: Any, memory: DeviceMemory) -> None:
         self.spec = artifact.spec
+        self._state = OpenSession(self.spec, forks=False)  # CUDA's driver does not
         self.engine = f"tensorrt {tensorrt.__version__}"
         self.inference_precision: str = artifact.variant.precision
         self.max_batch = self.spec.input.shape[0]
@@ -110,14 +119,14 @@ class TensorRtSession(Session):
 
         More images than the engine was built for go through it in turns.
         """
+        self._state.check()
         array = check_feeds(self.spec, feeds)
         outputs = _in_turns(self._run, array, self._batches)
-        return _as_the_spec_says(self.spec, outputs, self.engine) | self._constants
+        return check_outputs(self.spec, outputs, self.engine) | self._constants
 
     def _run(self, array: Array) -> dict[str, Array]:
         spec, network, memory = self.spec, self._network, self._memory
-        if network is None or memory is None:
-            raise EngineError(f"{spec.name}: the session is closed")
+        assert network is not None and memory is not None
         image = np.ascontiguousarray(array, self._types[spec.input.name])
         with memory.current():
             network.set_shape(spec.input.name, image.shape)
@@ -134,6 +143,7 @@ class TensorRtSession(Session):
 
     def close(self) -> None:
         """Free the engine, then the memory that it was given."""
+        self._state.close()
         memory, self._memory = self._memory, None
         if memory is not None:
             with memory.current():
@@ -146,6 +156,7 @@ class TrtexecSession(Session):
 
     def __init__(self, artifact: Artifact, program: str) -> None:
         self.spec = artifact.spec
+        self._state = OpenSession(self.spec)
         self._constants = load_constants(artifact)
         self._engine_path = artifact.path("engine")
         self._program = program
@@ -181,10 +192,11 @@ class TrtexecSession(Session):
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """Outputs by name, in the order of ``spec.outputs``, and the constants."""
+        self._state.check()
         array = check_feeds(self.spec, feeds)
         least, _, most = self._kit.batches or (len(array),) * 3
         outputs = _in_turns(self._run, array, range(least, most + 1))
-        return _as_the_spec_says(self.spec, outputs, "trtexec") | self._constants
+        return check_outputs(self.spec, outputs, "trtexec") | self._constants
 
     def _run(self, array: Array) -> dict[str, Array]:
         with temporary_folder() as folder:
@@ -209,6 +221,7 @@ class TrtexecSession(Session):
 
     def close(self) -> None:
         """Nothing stays loaded between calls."""
+        self._state.close()
 
 
 def _in_turns(
@@ -236,25 +249,6 @@ def _kit_of(artifact: Artifact) -> BuildKit:
             "takes; convert and build it again"
         )
     return BuildKit(spec.name, artifact.variant.precision, spec.input.name, spec.input.shape, {})
-
-
-def _as_the_spec_says(
-    spec: ModelSpec, outputs: Mapping[str, Array], engine: str
-) -> dict[str, Array]:
-    """Outputs in the spec's order and types; EngineError where one is missing or of another shape.
-
-    Engines of weak typing have int32 where the network had int64.
-    """
-    checked = {}
-    for tensor in spec.outputs:
-        value = outputs.get(tensor.name)
-        if value is None or not tensor.accepts(value.shape):
-            got = "not at all" if value is None else f"as {value.shape}"
-            raise EngineError(
-                f"{engine} gave {tensor.name!r} of {spec.name} {got}, the spec says {tensor.shape}"
-            )
-        checked[tensor.name] = np.asarray(value, tensor.dtype)
-    return checked
 
 
 def _named(tensors: Mapping[str, bool], inputs: bool) -> list[str]:

@@ -18,8 +18,10 @@ from edge.session import (
     Array,
     EngineSettings,
     Feeds,
+    OpenSession,
     Session,
     check_feeds,
+    check_outputs,
     import_engine,
     refuse_bf16,
 )
@@ -153,21 +155,25 @@ class TfliteSession(Session):
             raise EngineError(f"TFLite cannot load {path}: {first_line(error)}") from None
         self._interpreter: Any = interpreter
         self.spec = spec
+        self._state = OpenSession(spec)
         precision = artifact.variant.precision
         self.inference_precision = "fp32" if precision in _FLOAT_PRECISIONS else str(precision)
         self.max_batch = spec.input.shape[0]
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """Outputs by name, in the order of ``spec.outputs``, and the constants."""
+        self._state.check()
         self._input.write(check_feeds(self.spec, feeds))
         try:
             self._interpreter.invoke()
         except Exception as error:  # as above
             raise EngineError(f"TFLite failed on {self.spec.name}: {first_line(error)}") from None
-        return {output.name: output.read() for output in self._outputs} | self._constants
+        found = {output.name: output.read() for output in self._outputs}
+        return check_outputs(self.spec, found, "TFLite") | self._constants
 
     def close(self) -> None:
         """Free the network."""
+        self._state.close()
         self._interpreter = self._input = None
         self._outputs = []
 

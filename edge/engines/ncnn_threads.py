@@ -1,0 +1,134 @@
+"""ncnn's threads, so that they cost little where other programs want the CPUs as well.
+
+ncnn computes each layer on all threads of an OpenMP team, and its Linux wheels bring GCC's OpenMP
+library along (ncnn 1.0.20261020). That one's threads wait for each other in a loop of 300,000 turns
+that keeps their CPUs busy. On an idle machine that is the fastest way; where another program has
+one of the CPUs, or the kernel puts both threads onto one, everybody waits for a thread that cannot
+run, some hundred times a picture: 16 s instead of 0.9 s were seen. Threads that never wait in a
+loop (``OMP_WAIT_POLICY=passive``) cost up to 2.4 times the time on an idle machine, for waking one
+takes longer than most layers.
+
+Two rules are within 1.3 of the best in both cases: threads wait in a short loop and then sleep, and
+of all threads and a single one a session takes what was faster lately. Answers are the same bit
+for bit. Whoever sets ``OMP_WAIT_POLICY`` or ``GOMP_SPINCOUNT`` has the first rule their own way.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+from edge.session import import_engine
+
+__all__ = ["ThreadTeam", "import_ncnn"]
+
+# Turns of the loop, about 50 us: longer than the time between most layers, and short beside what
+# the kernel gives another program.
+_TURNS = "2000"
+_OWN_WAYS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+# Calls until the other way is tried again; twice as many each time that it was slower.
+_FIRST_PAUSE, _LONGEST_PAUSE = 16, 256
+_REMEMBERED = 3
+
+
+def import_ncnn() -> Any:
+    """The package; its OpenMP library reads how to wait when it is loaded, and never again."""
+    if "ncnn" in sys.modules or any(name in os.environ for name in _OWN_WAYS):
+        return import_engine("ncnn", "ncnn")
+    # For this library alone: other packages bring their own, and child processes have theirs.
+    os.environ["GOMP_SPINCOUNT"] = _TURNS
+    try:
+        return import_engine("ncnn", "ncnn")
+    finally:
+        del os.environ["GOMP_SPINCOUNT"]
+
+
+class ThreadTeam:
+    """All threads of a session, or one: what was faster lately.
+
+    ``count`` is the number of all. A call is timed within ``running``. In a process that was forked
+    from the one that opened the session there is one thread: the others were not copied, and GCC's
+    library would wait for them for ever.
+    """
+
+    def __init__(
+        self, ncnn: Any, count: int, clock_ns: Callable[[], int] = time.perf_counter_ns
+    ) -> None:
+        self._library = _openmp_of(ncnn)
+        self._clock_ns = clock_ns
+        self._process = os.getpid()
+        self._choosable = count > 1 and self._library is not None
+        self._times: dict[bool, deque[int]] = {
+            alone: deque(maxlen=_REMEMBERED) for alone in (False, True)
+        }
+        self._alone = False
+        self._calls = 0
+        self._pause = _FIRST_PAUSE
+        self._next_try = 2
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Within it the network runs, on as many threads as seem best."""
+        if os.getpid() != self._process:
+            with self._single():
+                yield
+            return
+        if not self._choosable:
+            yield
+            return
+        trying = self._calls >= self._next_try
+        alone = self._alone != trying
+        began = self._clock_ns()
+        if alone:
+            with self._single():
+                yield
+        else:
+            yield
+        self._learn(alone, self._clock_ns() - began, trying=trying)
+
+    def _learn(self, alone: bool, took_ns: int, *, trying: bool) -> None:
+        self._calls += 1
+        if self._calls == 1:  # memory is taken in the first call
+            return
+        self._times[alone].append(took_ns)
+        if not all(self._times.values()):
+            return
+        better = median(self._times[True]) < median(self._times[False])
+        if better != self._alone:
+            self._alone, self._pause = better, _FIRST_PAUSE
+        elif trying:
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        if trying or better != alone:
+            self._next_try = self._calls + self._pause
+
+    @contextmanager
+    def _single(self) -> Iterator[None]:
+        """Layers run on the calling thread; no team is asked for, and none is waited for."""
+        if self._library is None:
+            yield
+            return
+        before = self._library.omp_get_max_active_levels()
+        self._library.omp_set_max_active_levels(0)
+        try:
+            yield
+        finally:
+            self._library.omp_set_max_active_levels(before)
+
+
+def _openmp_of(ncnn: Any) -> Any:
+    """The OpenMP library that ncnn itself uses; None where it uses none."""
+    try:
+        library = ctypes.CDLL(ncnn.ncnn.__file__)
+        library.omp_get_max_active_levels.restype = ctypes.c_int
+        library.omp_set_max_active_levels.argtypes = [ctypes.c_int]
+        library.omp_set_max_active_levels.restype = None
+    except (AttributeError, OSError, TypeError):
+        return None
+    return library
