@@ -41,7 +41,7 @@ def unheard(line: str) -> None:
 
 def tell(line: str) -> None:
     """A note on standard error, as the command line says them."""
-    print(f"edge: {line}", file=sys.stderr)
+    print(f"note: {line}", file=sys.stderr)
 
 
 def find_images(paths: Iterable[Path], say: Say = unheard) -> list[Path]:

@@ -74,7 +74,7 @@ def test_a_video_that_breaks_off(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert len(written(tmp_path / "out")) == count
     assert len(read_frames(tmp_path / "out" / "cut.mp4")) == count
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line == f"edge: {cut}: breaks off after {count} of its 40 frames; these are done"
+    assert line == f"note: {cut}: breaks off after {count} of its 40 frames; these are done"
 
 
 def test_what_is_no_video_says_so_before_anything_is_written(
@@ -240,7 +240,7 @@ def test_a_camera(
     assert all(later - earlier >= 0.1 for earlier, later in itertools.pairwise(times_s))
     assert times_s[-1] < took_s
     assert shown_s(tmp_path / "camera2.mp4") == pytest.approx([0, *times_s[1:]], abs=1e-3)
-    assert capsys.readouterr().err.endswith("edge: 2: no more frames came\n")
+    assert capsys.readouterr().err.endswith("note: 2: no more frames came\n")
 
 
 def test_a_camera_that_gives_nothing(

@@ -63,13 +63,13 @@ def test_a_folder_of_many_formats(mixed: Path, capsys: pytest.CaptureFixture[str
     # Each drawn picture is one.
     for path in sorted(out.iterdir()):
         assert path.suffix in (".mp4", ".json") or cv2.imread(str(path)).shape == (240, 320, 3)
-    assert capsys.readouterr().err == f"edge: {mixed}: left out: {LEFT_OUT}\n"
+    assert capsys.readouterr().err == f"note: {mixed}: left out: {LEFT_OUT}\n"
 
 
 def test_a_pattern(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(*TWO_STAGE, mixed / "*", "--out", mixed.parent / "out")
     want = LEFT_OUT.partition("), ")[2]  # a pattern leaves hidden files out, as a shell's does
-    assert capsys.readouterr().err == f"edge: {mixed / '*'}: left out: {want}\n"
+    assert capsys.readouterr().err == f"note: {mixed / '*'}: left out: {want}\n"
     run(*TWO_STAGE, mixed / "**/*.png", "--out", mixed.parent / "deep")
     assert [entry["file"] for entry in written(mixed.parent / "deep")] == ["h.png"]
     assert capsys.readouterr().err == ""
@@ -119,7 +119,7 @@ def test_of_several_pictures_the_first_is_taken_and_told(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(*TWO_STAGE, animation(tmp_path / name), "--out", tmp_path / "out")
-    assert capsys.readouterr().err == f"edge: {name}: the first of its 3 pictures is taken\n"
+    assert capsys.readouterr().err == f"note: {name}: the first of its 3 pictures is taken\n"
     (entry,) = written(tmp_path / "out")
     lefts = sorted(person["box_xyxy"][0] for person in entry["people"])
     assert lefts == pytest.approx([20, 260], abs=2)
@@ -128,7 +128,7 @@ def test_of_several_pictures_the_first_is_taken_and_told(
     run(*TWO_STAGE, tmp_path / name, tmp_path / f"b{name}", "--out", tmp_path / "two")
     told = capsys.readouterr().err
     assert told == (
-        f"edge: of files that hold several pictures the first is taken: {name} (3), b{name} (2)\n"
+        f"note: of files that hold several pictures the first is taken: {name} (3), b{name} (2)\n"
     )
 
 
@@ -148,7 +148,7 @@ def test_pictures_to_compare_on(mixed: Path, capsys: pytest.CaptureFixture[str])
         ]  # fmt: skip
     left_out = LEFT_OUT.replace("inside", "i.jpg (video), inside")
     assert capsys.readouterr().err.splitlines() == [
-        f"edge: {mixed}: left out: {left_out}",
+        f"note: {mixed}: left out: {left_out}",
         "edge: j.webp: the first of its 3 pictures is taken",
     ]
 
