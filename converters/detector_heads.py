@@ -24,7 +24,7 @@ from converters.run_once import run_once
 from edge.errors import ModelFileError
 from edge.session import Array
 
-__all__ = ["DetectorHeads", "find_detector_heads", "find_suppression"]
+__all__ = ["DetectorHeads", "find_detector_heads", "find_suppression", "most_boxes"]
 
 Codec = Literal["rtmdet", "yolox"]
 F64 = npt.NDArray[np.float64]
@@ -36,6 +36,8 @@ _BOX_PX, _BOX_PART = 0.05, 2e-3
 _SCORE_PART, _SCORE = 0.01, 1e-7
 # Boxes that are compared: the file's best, of which a wrong decoding gets none right.
 _COMPARED = 200
+# More boxes than any suppression leaves.
+_MANY = 5000
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,40 @@ def _images(input_hw: tuple[int, int]) -> Iterator[Array]:
     noise = rng.normal(0, 1, (1, 3, *input_hw)).astype(np.float32)
     yield noise
     yield np.float32(128) + noise * np.float32(60)
+
+
+def most_boxes(
+    model: Any, path: Path, input_name: str, input_hw: tuple[int, int], dets: str
+) -> int | None:
+    """How many boxes a file with a suppression gives at most; None where that cannot be told.
+
+    What follows the suppression is given more boxes than any leaves, and gives as many of them as
+    it ever does. Where that is all of them, the suppression's limit of one class is taken, although
+    the file gives as many of each.
+    """
+    import onnx
+
+    node = find_suppression(model)
+    limit = Graph(model).scalar(node.input[2]) if node and len(node.input) > 2 else None
+    if node is None or limit is None or limit < 1:
+        return None
+    image = next(_images(input_hw))
+    try:
+        scores = run_once(model, path, {input_name: image}, [node.input[1]])[node.input[1]]
+        classes, candidates = scores.shape[1:]
+        picked = np.zeros((_MANY, 3), np.int64)
+        picked[:, 1] = np.arange(_MANY) % classes
+        picked[:, 2] = np.arange(_MANY) % candidates
+        rest = onnx.ModelProto()
+        rest.CopyFrom(model)
+        rest.graph.node.remove(find_suppression(rest))
+        name, kind = node.output[0], onnx.TensorProto.INT64
+        rest.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, picked.shape))
+        given = run_once(rest, path, {input_name: image, name: picked}, [dets])[dets]
+    except (ModelFileError, ValueError, ZeroDivisionError):
+        return None
+    rows = int(given.shape[1])
+    return min(int(limit) * int(classes), rows) if rows < _MANY else int(limit)
 
 
 # --- the maps -------------------------------------------------------------------------------------

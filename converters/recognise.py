@@ -18,7 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from converters.detector_heads import DetectorHeads, find_detector_heads, find_suppression
+from converters.detector_heads import (
+    DetectorHeads,
+    find_detector_heads,
+    find_suppression,
+    most_boxes,
+)
 from converters.input_arithmetic import find_input_arithmetic
 from converters.normalisation import (
     BGR_MEAN,
@@ -271,7 +276,8 @@ def _source_detector(
         spec = replace(spec, score_threshold=round(score, 6))
     elif score is not None:
         notes.append(_odd_limit("a score", score, spec.score_threshold))
-    return spec, notes
+    most = most_boxes(model, path, input_name, spec.input_hw, dets[0])
+    return (replace(spec, max_boxes=most) if most else spec), notes
 
 
 def _odd_limit(what: str, value: float, taken: float) -> str:
