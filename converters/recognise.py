@@ -268,17 +268,14 @@ def _source_detector(
     limits = [graph.scalar(n) if n else None for n in suppression.input[3:5]] + [None, None]
     iou, score = limits[:2]
     notes = []
-    if iou is not None and 0 < iou <= 1:
+    if iou is not None and 0 < iou <= 1:  # ONNX Runtime runs no other
         spec = replace(spec, nms_iou=round(iou, 6))
-    elif iou is not None:
-        notes.append(_odd_limit("an IoU", iou, spec.nms_iou))
     if score is not None and 0 <= score < 1:
         spec = replace(spec, score_threshold=round(score, 6))
     elif score is not None:
-        notes.append(_odd_limit("a score", score, spec.score_threshold))
+        notes.append(
+            f"the suppression in the file has a score limit of {score:g}, so that "
+            f"{spec.score_threshold:g} is taken"
+        )
     most = most_boxes(model, path, input_name, spec.input_hw, dets[0])
     return (replace(spec, max_boxes=most) if most else spec), notes
-
-
-def _odd_limit(what: str, value: float, taken: float) -> str:
-    return f"the suppression in the file has {what} limit of {value:g}, so that {taken:g} is taken"

@@ -47,7 +47,7 @@ def run_once(
         values = session.run(list(outputs), {k: v for k, v in feeds.items() if k in taken})
     except Exception as error:  # its exceptions share no base class but Exception
         sizes = ", ".join("x".join(map(str, value.shape)) for value in feeds.values())
-        reason = " ".join(str(error).split()).rpartition("] ")[2]
+        reason = " ".join(str(error).split()).rpartition("Message: ")[2].rpartition("] ")[2]
         raise ModelFileError(
             f"{path}: does not run on an input of {sizes} ({reason[:100]}); give a size that it "
             "takes with --size HxW (detectors need sides that are multiples of 32), or export it "
