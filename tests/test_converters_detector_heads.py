@@ -105,12 +105,13 @@ def distances(
     d, boxes, scores, centres = Detector(), [], [], []
     for stride in STRIDES:
         features = d.features(stride)
-        first: list[Callable[[], str]] = [
-            lambda at=features: d.map(at, classes, 2.0),
-            lambda at=features: d.map(at, 4, 0.2, 0.5 if exponential else 1.5),
-        ]
-        raw = [make() for make in (first[::-1] if sides_first else first)]
-        logits, sides = raw[::-1] if sides_first else raw
+        bias = 0.5 if exponential else 1.5
+        if sides_first:
+            sides = d.map(features, 4, 0.2, bias)
+            logits = d.map(features, classes, 2.0)
+        else:
+            logits = d.map(features, classes, 2.0)
+            sides = d.map(features, 4, 0.2, bias)
         if exponential:
             sides = d.add("Exp", sides)
         sides = d.add("Mul", sides, d.weight(float(stride)))
