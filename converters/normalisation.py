@@ -27,14 +27,22 @@ _CHECK = (
 
 
 def settle_assumed(
-    path: Path, spec: ModelSpec, inside: InputArithmetic | Unexplained | None
+    path: Path,
+    spec: ModelSpec,
+    inside: InputArithmetic | Unexplained | None,
+    *,
+    grey_levels: bool = False,
 ) -> tuple[ModelSpec, list[str]]:
     """The spec of a file that was recognised, and what to say of its normalisation.
 
     ``spec`` holds what is usual for its kind; what stands in the graph counts in its place, and
     the input then takes grey levels, or fractions of 255, as they are. Raises ModelFileError where
-    the graph's arithmetic is a normalisation of neither.
+    the graph's arithmetic is a normalisation of neither. ``grey_levels``: the file's input was
+    uint8, so that no mean and std can go before it.
     """
+    if grey_levels and not (isinstance(inside, InputArithmetic) and inside.scales):
+        mean, std = _NONE
+        spec = replace(spec, mean=mean, std=std)
     if inside is None:
         return spec, [
             f"the file does not say how pixels become its input; assumed is {_text(spec)}, as "
@@ -53,7 +61,7 @@ def settle_assumed(
             f"the graph itself turns the channels round ({inside.nodes}); assumed is "
             f"{_text(spec)}; {_CHECK}"
         ]
-    for mean, std in (_NONE, _FRACTIONS):
+    for mean, std in (_NONE,) if grey_levels else (_NONE, _FRACTIONS):
         seen_mean, seen_std = _together(mean, std, inside)
         usual = np.allclose((*seen_mean, *seen_std), (*spec.mean, *spec.std), rtol=0.02, atol=0.02)
         if usual or _is_normalisation(seen_mean, seen_std):
@@ -74,13 +82,23 @@ def settle_assumed(
 
 
 def check_described(
-    path: Path, spec: ModelSpec, inside: InputArithmetic | Unexplained | None
+    path: Path,
+    spec: ModelSpec,
+    inside: InputArithmetic | Unexplained | None,
+    *,
+    grey_levels: bool = False,
 ) -> list[str]:
     """What to say of a described file whose graph computes with its input, too.
 
     Raises SpecError where the description and the graph together normalise twice, or scale what
-    the other takes as it is.
+    the other takes as it is, and where it scales pixels for an input that was uint8.
     """
+    if grey_levels and (spec.mean, spec.std) != _NONE:
+        raise SpecError(
+            f"{path}: its input is uint8, which takes grey levels as they are, but its description "
+            f"says mean {_numbers(spec.mean)} and std {_numbers(spec.std)}; say mean [0, 0, 0] and "
+            "std [1, 1, 1]"
+        )
     if inside is None:
         return []
     if isinstance(inside, Unexplained):

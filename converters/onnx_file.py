@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from converters.file_kind import looks_like_onnx, refuse_other_kind
+from converters.onnx_border import settle_image_input
 from converters.onnx_bounds import check_tensors, refuse_giants
 from converters.onnx_data import read_data
 from converters.onnx_floats import as_float32
@@ -27,7 +28,8 @@ def load_onnx(path: Path) -> Any:
     What ONNX Runtime runs is taken, whatever the checker says of it: nodes out of order, outputs
     without a shape, weights in other files, sparse or listed as inputs, local functions, sizes of
     0 or -1 for open ones, networks in halves (they compute in float32 then, with the same
-    weights). No answer changes by that.
+    weights), an image with its channels last or of uint8 that becomes floats at once. No answer
+    changes by that.
 
     Raises ModelFileError, in one line that names the cause, for a file that is something else, has
     a companion missing, is truncated or damaged, is too new or too old, holds operators that no
@@ -43,6 +45,7 @@ def load_onnx(path: Path) -> Any:
     check_tensors(model, path)
     check_operators(model, path)
     refuse_giants(model, path)
+    settle_image_input(model)
     as_float32(model)
     _check(model, path)
     image_input_shape(model, path)

@@ -16,6 +16,7 @@ __all__ = [
     "opset_of",
     "refuse_quantised",
     "restate_opset",
+    "state_functions_as",
 ]
 
 STANDARD_DOMAINS = ("", "ai.onnx")
@@ -111,6 +112,24 @@ def restate_opset(model: Any, opset: int) -> list[str]:
         if one.domain in STANDARD_DOMAINS:
             one.version = min(one.version, opset)
     return []
+
+
+def state_functions_as(model: Any, opset: int) -> bool:
+    """State a file's functions in the model's opset; False where that means something else."""
+    import onnx
+
+    for function in model.functions:
+        own = opset_of(function)
+        for node in function.node:
+            if node.domain in STANDARD_DOMAINS and own != opset:
+                versions = [_since(onnx, node, version) for version in (own, opset)]
+                if versions[0] != versions[1]:
+                    return False
+    for function in model.functions:
+        for one in function.opset_import:
+            if one.domain in STANDARD_DOMAINS:
+                one.version = opset
+    return True
 
 
 def check_operators(model: Any, path: Path) -> None:

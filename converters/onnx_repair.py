@@ -6,12 +6,14 @@ they read, sizes that are no sizes are open ones, weights are weights and no inp
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from converters.onnx_walk import all_graphs, reads, subgraphs
+from converters.onnx_operators import opset_of, state_functions_as
+from converters.onnx_walk import all_graphs, reads, rename_reads, subgraphs
 from edge.errors import ModelFileError
 
 __all__ = ["put_right"]
@@ -19,6 +21,8 @@ __all__ = ["put_right"]
 # Functions may call functions: without a bound a small file becomes any number of nodes.
 _MOST_NODES = 100_000
 _MOST_SPARSE_ELEMENTS = 1 << 28
+# Anything but visible ASCII.
+_ODD = re.compile(r"[^!-~]+")
 
 
 def put_right(model: Any, path: Path) -> Any:
@@ -30,6 +34,7 @@ def put_right(model: Any, path: Path) -> Any:
     _drop_default_inputs(model)
     _drop_idle_inputs(model)
     _open_sizes(model)
+    _plain_names(model)
     return model
 
 
@@ -40,6 +45,10 @@ def _inlined(model: Any, path: Path) -> Any:
         return model
     _refuse_many_calls(model, path)
     try:
+        if state_functions_as(model, opset_of(model)):
+            return onnx.inliner.inline_local_functions(model)
+        # The conversion wants to know every type.
+        model = onnx.shape_inference.infer_shapes(model)
         return onnx.inliner.inline_local_functions(model, convert_version=True)
     except Exception as error:  # its exceptions share no base class but Exception
         raise ModelFileError(
@@ -185,3 +194,26 @@ def _open_sizes(model: Any) -> None:
     if doubtful:
         names = {value.name for value in doubtful}
         _replace(graph.value_info, [v for v in graph.value_info if v.name not in names])
+
+
+def _plain_names(model: Any) -> None:
+    """Inputs and outputs get names that every format can hold: ASCII, without blanks."""
+    graph = model.graph
+    borders = [value.name for value in (*graph.input, *graph.output)]
+    odd = [name for name in borders if _ODD.search(name)]
+    if not odd:
+        return
+    taken = set(borders).union(*(node.output for node in graph.node))
+    names = {}
+    for name in odd:
+        plain = _ODD.sub("_", name)
+        while plain in taken:
+            plain += "_"
+        taken.add(plain)
+        names[name] = plain
+    for node in graph.node:
+        rename_reads(node, names)
+        for index, name in enumerate(node.output):
+            node.output[index] = names.get(name, name)
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        value.name = names.get(value.name, value.name)

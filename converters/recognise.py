@@ -33,6 +33,7 @@ from converters.normalisation import (
     check_described,
     settle_assumed,
 )
+from converters.onnx_border import takes_grey_levels
 from converters.onnx_file import Graph, image_input_shape, output_shapes
 from converters.run_once import Shape, known_shapes
 from converters.simcc_outputs import Outputs, ratio_text, recognise_simcc, simcc_sizes
@@ -129,7 +130,7 @@ def _recognise(
             # The official YOLOX models take grey levels as they are.
             source = replace(source, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     inside = find_input_arithmetic(model, path, input_name, size)
-    source, settled = settle_assumed(path, source, inside)
+    source, settled = settle_assumed(path, source, inside, grey_levels=takes_grey_levels(model))
     return Recognised(source, heads, (*notes, *said, *settled))
 
 
@@ -212,7 +213,7 @@ def _as_described(
             f"but {size} was asked for"
         )
     inside = find_input_arithmetic(model, path, input_name, spec.input_hw)
-    notes = check_described(path, spec, inside)
+    notes = check_described(path, spec, inside, grey_levels=takes_grey_levels(model))
     return Recognised(spec, _heads_of(model, path, spec), tuple(notes))
 
 
