@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from converters.onnx_walk import reads, rename_reads
+
 __all__ = ["compact"]
 
 _CONVERSIONS = ("Cast", "DequantizeLinear", "QuantizeLinear")
@@ -20,7 +22,7 @@ def compact(model: Any) -> None:
     graph = model.graph
     names = {value.name: value.name for value in [*graph.input, *graph.output]}
     names[""] = ""  # an optional input left out
-    used = {name for node in graph.node for name in node.input}
+    used = {name for node in graph.node for name in reads(node)}
     known: dict[tuple[int, tuple[int, ...], bytes], str] = {}
     constants = []
     for tensor in graph.initializer:
@@ -34,8 +36,11 @@ def compact(model: Any) -> None:
     del graph.value_info[:], graph.initializer[:], model.metadata_props[:]
     graph.initializer.extend(constants)
     for node in graph.node:
-        for field in (node.input, node.output):
-            for index, name in enumerate(field):
-                field[index] = names.setdefault(name, f"t{len(names)}")
+        captured = sorted(reads(node).difference(node.input))
+        for name in (*node.input, *captured, *node.output):
+            names.setdefault(name, f"t{len(names)}")
+        rename_reads(node, names)
+        for index, name in enumerate(node.output):
+            node.output[index] = names[name]
         if node.op_type in _CONVERSIONS:
             node.name = ""

@@ -16,7 +16,7 @@ from converters.onnx_operators import opset_of, state_functions_as
 from converters.onnx_walk import all_graphs, reads, rename_reads, subgraphs
 from edge.errors import ModelFileError
 
-__all__ = ["put_right"]
+__all__ = ["plain_names", "put_right"]
 
 # Functions may call functions: without a bound a small file becomes any number of nodes.
 _MOST_NODES = 100_000
@@ -34,7 +34,7 @@ def put_right(model: Any, path: Path) -> Any:
     _drop_default_inputs(model)
     _drop_idle_inputs(model)
     _open_sizes(model)
-    _plain_names(model)
+    _plain_border(model)
     return model
 
 
@@ -196,14 +196,27 @@ def _open_sizes(model: Any) -> None:
         _replace(graph.value_info, [v for v in graph.value_info if v.name not in names])
 
 
-def _plain_names(model: Any) -> None:
-    """Inputs and outputs get names that every format can hold: ASCII, without blanks."""
+def _plain_border(model: Any) -> None:
+    """Inputs and outputs get names that a spec can say: ASCII, without blanks."""
+    _rename(model.graph, {value.name for value in (*model.graph.input, *model.graph.output)})
+
+
+def plain_names(model: Any) -> None:
+    """Every node and tensor gets a name that every format can hold: ASCII, without blanks."""
     graph = model.graph
-    borders = [value.name for value in (*graph.input, *graph.output)]
-    odd = [name for name in borders if _ODD.search(name)]
+    names = {name for node in graph.node for name in node.output}
+    _rename(graph, names | {tensor.name for tensor in graph.initializer})
+    for inner in all_graphs(graph):
+        for node in inner.node:
+            node.name = _ODD.sub("_", node.name)
+
+
+def _rename(graph: Any, candidates: set[str]) -> None:
+    odd = sorted(name for name in candidates if _ODD.search(name))
     if not odd:
         return
-    taken = set(borders).union(*(node.output for node in graph.node))
+    taken = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
+    taken = taken.union(*(node.output for node in graph.node))
     names = {}
     for name in odd:
         plain = _ODD.sub("_", name)

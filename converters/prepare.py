@@ -21,6 +21,7 @@ from converters.onnx_bounds import refuse_giants
 from converters.onnx_file import Graph, load_onnx
 from converters.onnx_operators import refuse_quantised
 from converters.onnx_opset import to_proven_opset
+from converters.onnx_repair import plain_names
 from converters.onnx_walk import reads, rename_reads
 from converters.recognise import Recognised, recognise
 from converters.scale_norm import make_scale_norm_fp16_safe
@@ -106,6 +107,7 @@ def prepare(
         new_spec = _same_spec(found.source_spec, shapes, batch)
     names = [tensor.name for tensor in new_spec.outputs]
     _rename(prepared, dict(zip(taps, names, strict=True)))
+    plain_names(prepared)
     _set_outputs(prepared, new_spec)
     _check(prepared, path)
     tapped = dict(zip(names, taps, strict=True))
