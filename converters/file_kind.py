@@ -114,7 +114,7 @@ def _text_kind(head: bytes) -> tuple[str, str] | None:
             text[:-4].decode("utf-8")
         except UnicodeDecodeError:
             return None
-        return "not an ONNX file but a text", "give the model file"
+        return "a text and no model", "give the model file"
     return None
 
 

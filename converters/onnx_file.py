@@ -15,7 +15,7 @@ from converters.onnx_data import read_data
 from converters.onnx_floats import as_float32
 from converters.onnx_operators import check_operators, check_versions
 from converters.onnx_repair import put_right
-from converters.onnx_walk import reads
+from converters.onnx_walk import all_names, reads
 from edge.errors import ModelFileError
 from edge.session import Array, import_engine
 
@@ -56,7 +56,11 @@ def _parsed(path: Path) -> Any:
     import onnx
 
     try:
-        return onnx.load(str(path), load_external_data=False)
+        model = onnx.load(str(path), load_external_data=False)
+        # What is no text comes as bytes.
+        if all(isinstance(name, str) for name in all_names(model)):
+            return model
+        reason = "a name in it is no text"
     except Exception as error:  # protobuf's DecodeError, no permission
         reason = _one_line(error)
     with path.open("rb") as stream:

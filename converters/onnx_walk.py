@@ -7,6 +7,7 @@ from typing import Any
 
 __all__ = [
     "all_graphs",
+    "all_names",
     "all_nodes",
     "all_tensors",
     "every_graph",
@@ -62,6 +63,22 @@ def all_tensors(model: Any) -> Iterator[Any]:
             yield from attribute.tensors
             if attribute.HasField("sparse_tensor"):
                 yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+
+
+def all_names(model: Any) -> Iterator[Any]:
+    """Everything that is called something: operators, domains, tensors, inputs and outputs."""
+    for node in all_nodes(model):
+        yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
+    for graph in every_graph(model):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            yield value.name
+            yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+    yield from (tensor.name for tensor in all_tensors(model))
+    for one in (*model.opset_import, *(o for f in model.functions for o in f.opset_import)):
+        yield one.domain
+    for function in model.functions:
+        yield from (function.name, function.domain, *function.input, *function.output)
 
 
 def reads(node: Any) -> set[str]:

@@ -315,4 +315,5 @@ def _check(model: Any, path: Path) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # our own rewriting broke it: keep the trace for the report
-        raise ModelFileError(f"{path}: the prepared graph is invalid: {error}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise ModelFileError(f"{path}: the prepared graph is invalid: {reason}") from error

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from converters import ROOM
 from converters.address import file_name
+from converters.file_kind import Expected, folder_kind, refuse_other_kind
 from converters.sized_copy import sized_copy
 from converters.source import Source
 from converters.zoo_entry import NAME, ZooEntry, parse_zoo
@@ -44,6 +45,7 @@ Say = Callable[[str], None]
 Entries = Mapping[str, ZooEntry]
 
 _SUFFIXES = (".onnx", ".zip", ".pth")
+_EXPECTED: dict[str, Expected] = {".pth": "checkpoint", ".zip": "zip"}
 
 
 def zoo_entries(path: Path | None = None) -> dict[str, ZooEntry]:
@@ -97,6 +99,8 @@ def find_source(
             raise _unknown(text, entries)
         stem = path.resolve().parent.name if path.stem == "end2end" else path.stem
         chosen = _checked_name(name or (path.resolve().name if path.is_dir() else stem))
+        if path.is_file():
+            refuse_other_kind(path, _EXPECTED.get(path.suffix, "onnx"))
     if path.suffix == ".pth" and not path.is_dir():
         path, found = _export(path, chosen, entry, input_hw, say)
         # The size that was asked for is the exported file's own now.
@@ -224,7 +228,7 @@ def _read_sdk(path: Path, name: str) -> SdkModel:
 
     if path.is_dir() and not (path / "deploy.json").is_file():
         raise ModelFileError(
-            f"{path}: a folder without deploy.json, so no SDK model; name the ONNX file in it"
+            f"{path}: a folder without deploy.json, so no SDK model; {folder_kind(path)}"
         )
     return read_sdk(path, name, cache_folder() / "sdk")
 
