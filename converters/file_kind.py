@@ -90,14 +90,14 @@ def _kind(path: Path, head: bytes, expected: Expected) -> tuple[str, str] | None
         if head[offset:].startswith(magic):
             return what, fix
     return (
-        _text_kind(head)
+        _text_kind(head, expected)
         or _pytorch_or_zip(path, head, expected)
         or _onnx_elsewhere(head, expected)
         or _by_suffix(path, head, expected)
     )
 
 
-def _text_kind(head: bytes) -> tuple[str, str] | None:
+def _text_kind(head: bytes, expected: Expected) -> tuple[str, str] | None:
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     lower = start[:200].lower()
     if lower.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
@@ -106,6 +106,8 @@ def _text_kind(head: bytes) -> tuple[str, str] | None:
         if b"<net " in head:
             return "the layers of an OpenVINO network (.xml)", _START
         return "an XML text, as a server's error is one", "download the file again"
+    if expected != "onnx":
+        return None  # its reader says so
     if start[:1] in (b"{", b"["):
         return "a JSON text", "give the model file; a spec goes behind --spec"
     text = head.rstrip(b"\0")
@@ -114,7 +116,7 @@ def _text_kind(head: bytes) -> tuple[str, str] | None:
             text[:-4].decode("utf-8")
         except UnicodeDecodeError:
             return None
-        return "a text and no model", "give the model file"
+        return "not an ONNX file but a text", "give the model file"
     return None
 
 

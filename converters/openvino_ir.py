@@ -46,19 +46,15 @@ def save_ir(model: Any, folder: Path, name: str, *, small: bool) -> dict[str, st
     openvino.save_model(model, path, compress_to_fp16=False)
     if small:
         _write_less(path)
-        if not _is_read_back(path, model):
+        try:
+            found = openvino.Core().read_model(path)
+        except RuntimeError:
             # What stands inside an If or a Loop is not found out again: with all that there is.
             openvino.save_model(model, path, compress_to_fp16=False)
-            if not _is_read_back(path, model):
-                raise StepError(f"{path.name} is read back by OpenVINO as another network")
+            found = openvino.Core().read_model(path)
+        if _described(found) != _described(model):
+            raise StepError(f"{path.name} is read back by OpenVINO as another network")
     return {"model": path.name, "weights": f"{name}.bin"}
-
-
-def _is_read_back(path: Path, model: Any) -> bool:
-    try:
-        return _described(import_openvino().Core().read_model(path)) == _described(model)
-    except RuntimeError:  # what it raises for a file that it does not understand
-        return False
 
 
 def _share_limits(model: Any) -> None:
