@@ -149,7 +149,7 @@ def test_pictures_to_compare_on(mixed: Path, capsys: pytest.CaptureFixture[str])
     left_out = LEFT_OUT.replace("inside", "i.jpg (video), inside")
     assert capsys.readouterr().err.splitlines() == [
         f"note: {mixed}: left out: {left_out}",
-        "edge: j.webp: the first of its 3 pictures is taken",
+        "note: j.webp: the first of its 3 pictures is taken",
     ]
 
 
