@@ -101,7 +101,10 @@ class BenchRun:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """What makes the figure invalid, as far as the run itself shows it; none without one."""
+        """What makes the figure INVALID, as far as the run itself shows it; none without one.
+
+        The rules are those of a run on a target, which knows more: heat, throttling, power.
+        """
         if self.result is None:
             return ()
         reasons = [*self.result.reasons, *mask_reasons(self.cpu_mask, self._masks)]
@@ -112,14 +115,13 @@ class BenchRun:
                 )
             elif output.same_in_last is False:
                 reasons.append(f"output {output.name} was another one in the last inference")
+        reasons += spread_reasons(self.result.samples_ns, self.result.settings.mode)
         return tuple(reasons)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a reader should know: a short look at a busy machine is no reason by itself."""
-        if self.result is None:
-            return ()
-        return spread_reasons(self.result.samples_ns, self.result.settings.mode)
+        """What a reader should know besides: so far everything that the run shows is a reason."""
+        return ()
 
     @property
     def _masks(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from edge.errors import ArgumentError
 from edge.records import check, choice, number, shown, whole
 
 __all__ = [
+    "NOT_COMPARED",
     "P90_SAMPLES",
     "P99_SAMPLES",
     "ColdStart",
@@ -25,6 +26,7 @@ __all__ = [
     "LatencySummary",
     "Mode",
     "harness_overhead",
+    "load_warnings",
     "measure",
     "measure_cold",
     "measure_in_turn",
@@ -56,6 +58,8 @@ _FAR = 1.5
 _MAX_LOST = 0.10
 _FEWEST_FAR = 3
 _MAX_DRIFT = 0.10
+_BUSY_LOAD = 1.0
+NOT_COMPARED = "its answers were not compared on the device"
 
 
 @dataclass(frozen=True)
@@ -232,6 +236,13 @@ def _settings(settings: LatencySettings | None) -> LatencySettings:
     if not isinstance(settings, LatencySettings | None):
         raise ArgumentError(f"settings must be LatencySettings(...), got {shown(settings)}")
     return settings or LatencySettings()
+
+
+def load_warnings(load_1m: float | None) -> tuple[str, ...]:
+    """What the system's load before a run says, of the last minute (None: not known)."""
+    if load_1m is None or load_1m < _BUSY_LOAD:
+        return ()
+    return (f"the load before the run was {load_1m:g}: something else may have been running",)
 
 
 def measure(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from edge.latency import Mode, spread_reasons
+from edge.latency import NOT_COMPARED, Mode, load_warnings, spread_reasons
 from targets.device_state import DeviceState, StatePoint
 from targets.profile import Requirements
 from targets.raspberry_pi import THROTTLE_BITS
@@ -15,7 +15,6 @@ from targets.raspberry_pi import THROTTLE_BITS
 __all__ = ["Verdict", "judge", "mask_held", "standing_reasons"]
 
 _CLOCK_FALL = 0.10
-_BUSY_LOAD = 1.0
 _THERMAL = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
 _CORE = re.compile(r"cpu(\d{1,9})")
 
@@ -95,10 +94,7 @@ def judge(
     if not samples_ns:
         reasons.append("it has no samples")
     reasons += spread_reasons(samples_ns, mode)
-    if before.load_1m is not None and before.load_1m >= _BUSY_LOAD:
-        warnings.append(
-            f"the load before the run was {before.load_1m:g}: something else may have been running"
-        )
+    warnings += load_warnings(before.load_1m)
     missing = dict.fromkeys((*before.unreadable, *after.unreadable))
     if missing:
         warnings.append(f"could not be read: {'; '.join(missing)}")
@@ -130,7 +126,7 @@ def _judge_answers(
     if parity_passed is False:
         reasons.append("its answers on the device are not in parity with the reference")
     elif parity_passed is None:
-        warnings.append("its answers were not compared on the device")
+        warnings.append(NOT_COMPARED)
 
 
 def _judge_mask(

@@ -37,11 +37,12 @@ import numpy as np
 
 from edge.artifact import Artifact, load_artifact
 from edge.bench import noise
-from edge.errors import EdgeError, ToolError
+from edge.errors import ToolError
 from edge.latency import LatencySettings, harness_overhead, percentile_ms
 from targets.local import open_local
 from targets.native_session import NativeSession, place_runner
 from targets.runner_build import find_runner
+from tests.make_goal import end_with
 
 Engine = Literal["onnxruntime", "openvino", "openvino-call", "ncnn", "ncnn-native", "tflite"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
@@ -291,8 +292,14 @@ _VENDORS: dict[str, tuple[str, Callable[[Artifact, Path, int, float], Timed]]] =
 
 
 def printed_by(argv: Sequence[str]) -> str:
-    """What a program printed; ToolError with its last line where it failed."""
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    """What a program printed; ToolError with its last line where it failed, or took too long."""
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise ToolError(
+            f"`{' '.join(argv[:4])} ...` did not end within {_TIMEOUT_S:g} s; try again when the "
+            "machine has less to do"
+        ) from None
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
         raise ToolError(f"`{' '.join(argv[:4])} ...` exited with {done.returncode}: {said}")
@@ -409,7 +416,4 @@ def _names(known: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except EdgeError as error:
-        sys.exit(f"bench_harness: {error}")
+    end_with("bench_harness", main)

@@ -25,9 +25,10 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from edge.errors import EdgeError, ToolError
+from edge.errors import ToolError
 from tests.bench_harness import machine, printed_by
 from tests.bench_streams import table as streams_table
+from tests.make_goal import end_with
 from tests.peer_inputs import Models, find_models, find_pictures
 from tests.peer_processes import Process, others_share, processes, start
 from tests.peer_verdicts import Difference, Ratio, Target, difference, ratio, rounds_ms
@@ -341,7 +342,4 @@ def _names(text: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except EdgeError as error:
-        sys.exit(f"bench_peers: {error}")
+    end_with("bench_peers", main)

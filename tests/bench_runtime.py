@@ -25,6 +25,7 @@ import numpy as np
 from edge.codecs import rtmdet, simcc
 from edge.image import Normalization, crop, letterbox
 from edge.spec import ModelSpec
+from tests.make_goal import end_with
 from tests.test_edge_spec import detector_spec, pose_spec
 
 RGB = Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), swap_channels=True)
@@ -240,4 +241,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with("bench_runtime", main)

@@ -25,6 +25,7 @@ from edge.artifact import Artifact, load_artifact
 from edge.bench import noise
 from edge.errors import EdgeError
 from edge.session import EngineSettings, InferencePrecision, open_session, shipped_precision
+from tests.make_goal import end_with
 
 PEOPLE = (4, 8)
 WAYS = ("one by one", "one batch", "two streams")
@@ -122,7 +123,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except EdgeError as error:
-        sys.exit(f"bench_streams: {error}")
+    end_with("bench_streams", main)

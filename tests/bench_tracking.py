@@ -11,7 +11,6 @@ import importlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ import numpy.typing as npt
 from edge.keypoints import KEYPOINT_SETS
 from edge.tracker import Mode, PoseTracker, TrackerParams
 from tests.conftest import ROOT
+from tests.make_goal import end_with
 from tests.mmdeploy_runtime import RTMLIB, peer_python
 from tests.tracking_scenes import SCENES, Scene
 
@@ -172,4 +172,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with("bench_tracking", main)

@@ -35,6 +35,7 @@ from targets.assets import write_assets
 from targets.report_html import html_page
 from tests.chromium import Chromium
 from tests.conftest import ROOT
+from tests.make_goal import end_with
 from tests.mmdeploy_runtime import sdk_runtime
 from tests.moving_people import read_frames, write_video
 from tests.synthetic_runs import hot_phone_run, interleaved_runs, phone_run
@@ -316,4 +317,4 @@ def _jpeg(path: Path, image: Image) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end_with("docs_pictures", lambda: main(sys.argv[1:]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,7 +93,14 @@ def _convert(arguments: argparse.Namespace, folder: Path) -> None:
     argv = ["convert", "--target", "x86", "--out", str(folder.parent), "--formats"]
     argv += [arguments.formats, "--model", arguments.model, "--detector", arguments.detector]
     print(f"converting {arguments.model} and {arguments.detector}", file=sys.stderr, flush=True)
-    printed_by([sys.executable, "-m", "edge", *argv])
+    converted(argv[1:])
+
+
+def converted(options: Sequence[str]) -> None:
+    """Convert; its rows are shown as they come, and it takes what it takes."""
+    argv = [sys.executable, "-m", "edge", "convert", *options]
+    if subprocess.run(argv, stdout=sys.stderr, check=False).returncode:
+        raise ToolError("the conversion failed, as said above")
 
 
 def _bundle(artifact: Artifact, out: Path, given: str) -> Path:

@@ -15,7 +15,7 @@ import pytest
 
 from edge.bench import bench, hold_cpu_mask, mask_reasons, noise, read_image
 from edge.errors import FeedError, SpecError
-from edge.latency import LatencySettings
+from edge.latency import LatencySettings, spread_reasons
 from edge.session import Session
 from tests.python_runners import SPEC
 
@@ -138,8 +138,11 @@ def test_too_few_samples_and_a_disturbed_run() -> None:
         settings=LatencySettings(0, 0.0, 60, 0.0, 60.0),
         clock_ns=clock,
     )
-    assert jumpy.reasons == ()
-    assert "something else was running" in jumpy.warnings[0]
+    # The rule of a run on a target, by the same function.
+    assert jumpy.result is not None
+    assert jumpy.reasons == spread_reasons(jumpy.result.samples_ns)
+    assert "something else was running" in jumpy.reasons[0]
+    assert not jumpy.to_json()["valid"]
 
 
 def test_a_batch_that_the_engine_does_not_take() -> None:

@@ -26,6 +26,15 @@ pytestmark = pytest.mark.alone
 Capture = pytest.CaptureFixture[str]
 SHORT = ["--warmup-seconds", "0", "--min-seconds", "0.02", "--min-count", "20", "--threads", "1"]
 
+# Too few to tell other work on the machine by.
+FEW = ["--min-seconds", "0"]
+
+
+@pytest.fixture(autouse=True)
+def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other work on the machine makes a run INVALID, which is not what these tests ask."""
+    monkeypatch.setattr("edge.bench.spread_reasons", lambda *_: ())
+
 
 @pytest.fixture
 def artifact(tmp_path: Path) -> Path:
@@ -73,6 +82,7 @@ def test_a_table(artifact: Path, capsys: Capture) -> None:
     assert main(["bench", str(artifact), *SHORT]) == 0
     rows = {line[:21].strip(): line[21:] for line in capsys.readouterr().out.splitlines()}
     assert rows["model"] == "tiny"
+    assert rows["verdict"] == "valid" and "not compared" in rows["warnings"]
     assert float(rows["min_ms"]) <= float(rows["p50_ms"]) <= float(rows["max_ms"])
     assert rows["samples"].isdigit()
     assert (rows["p99_ms"] == "too few samples") == (int(rows["samples"]) < 662)
@@ -98,6 +108,21 @@ def test_answers_are_the_engine_s_own(artifact: Path, tmp_path: Path, capsys: Ca
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
+def test_a_disturbed_run_is_invalid_as_on_a_target(
+    artifact: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    why = "the samples scatter by 40% of their median (limit 15%): something else was running"
+    monkeypatch.setattr("edge.bench.spread_reasons", lambda *_: (why,))
+    monkeypatch.setattr("os.getloadavg", lambda: (3.5, 1.0, 1.0))
+    capsys.readouterr()
+    assert main(["bench", str(artifact), *SHORT]) == 1
+    streams = capsys.readouterr()
+    assert streams.err == f"edge: INVALID: {why}\n"
+    rows = {line[:21].strip(): line[21:] for line in streams.out.splitlines()}
+    assert (rows["verdict"], rows["reasons"]) == ("INVALID", str([why]))
+    assert "the load before the run was 3.5: something else" in rows["warnings"]
+
+
 def test_a_model_that_is_no_artifact(tiny_onnx: Path, capsys: Capture) -> None:
     capsys.readouterr()
     assert main(["bench", str(tiny_onnx), "--json", *SHORT]) == 0
@@ -115,7 +140,7 @@ def runner(
     if not folder.is_dir():
         misbehaving_engine(folder)
     return subprocess.run(
-        [sys.executable, "-m", "edge", "bench", str(artifact), "--json", *SHORT, *more],
+        [sys.executable, "-m", "edge", "bench", str(artifact), "--json", *SHORT, *FEW, *more],
         env=python_environment(mode, folder),
         capture_output=True,
         timeout=120,
@@ -150,7 +175,7 @@ def test_an_invalid_figure_is_told_and_exits_1(
     assert row["reasons"] == [reason]
     assert len(row["samples_ns"]) >= 20
     last = done.stderr.decode().splitlines()[-1]
-    assert last == f"edge: the figure is not valid: {reason}"
+    assert last == f"edge: INVALID: {reason}"
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinities on this system")

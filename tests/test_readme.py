@@ -60,7 +60,10 @@ def run(block: str, folder: Path) -> str:
             capture_output=True,
             check=False,
         )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        # A run beside other work is INVALID and says so: no fault of the command.
+        disturbed = "edge: INVALID: " in done.stderr and "something else was" in done.stderr
+        ended = done.returncode == 0 or (" bench " in command and disturbed)
+        assert ended, f"{command}\n{done.stdout}\n{done.stderr}"
         printed += done.stdout
     return printed
 
@@ -93,6 +96,43 @@ def test_the_first_success(checkout: Path) -> None:
     assert "values for convert:" in printed
     # What `make convert` said comes next is what works.
     assert "up to date" in run("convert", checkout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["android", "x86", "raspberry-pi", "jetson"])
+def test_the_first_command_for_every_target(checkout: Path, tmp_path: Path, target: str) -> None:
+    """In a checkout where nothing was made before, with empty caches; `--out` is relative there."""
+    from targets.profile import load_profile
+
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    for path in checkout.iterdir():
+        if path.name != "build":
+            (fresh / path.name).symlink_to(path)
+    command = BLOCKS["convert"].replace("TARGET=android", f"TARGET={target}")
+    assert target in command
+    home = tmp_path / "home"
+    done = subprocess.run(
+        command,
+        shell=True,
+        cwd=fresh,
+        env={
+            **{key: text for key, text in os.environ.items() if not key.startswith("MAKE")},
+            "PATH": str(checkout / "programs"),
+            "HOME": str(home),
+            "XDG_CACHE_HOME": str(home / ".cache"),
+            "EDGEPOSE_CACHE": str(home / "edgepose"),
+        },
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    profile = load_profile(target)
+    made = sorted(path.parent.name for path in fresh.glob("build/*/*/artifact.json"))
+    models = ("rtmdet-nano-demo", "rtmpose-t-demo")
+    assert made == sorted(f"{model}-{variant}" for model in models for variant in profile.variants)
+    assert "FAIL" not in done.stdout
 
 
 def test_ones_own_models(checkout: Path) -> None:

@@ -16,7 +16,7 @@ from edge.artifact import load_artifact
 from edge.bench import BenchRun, bench, hold_cpu_mask, noise, read_image
 from edge.cli.device import _open
 from edge.errors import SpecError
-from edge.latency import LatencySettings
+from edge.latency import NOT_COMPARED, LatencySettings, load_warnings
 from edge.session import (
     EngineSettings,
     Session,
@@ -59,7 +59,7 @@ def add_here_options(parser: argparse.ArgumentParser) -> None:
 
 
 def bench_here(arguments: argparse.Namespace) -> int:
-    """Time one artifact or model on this machine; exit code 1 where the figure is not valid.
+    """Time one artifact or model on this machine; exit code 1 where the figure is INVALID.
 
     With ``--json`` stdout holds one line of JSON and nothing else, whatever the engine prints.
     """
@@ -67,6 +67,7 @@ def bench_here(arguments: argparse.Namespace) -> int:
     if len(images) > 1 and not arguments.answer_only:
         raise SpecError("one image is timed: give one --input, or --answer-only as well")
     settings = None if arguments.answer_only else _settings(arguments)
+    load_1m = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with _stdout_kept():
         # Before the engine is loaded: its threads inherit it.
         mask = hold_cpu_mask(arguments.cpu_mask) if arguments.cpu_mask else None
@@ -83,9 +84,9 @@ def bench_here(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(run.to_json(), allow_nan=False), flush=True)
     else:
-        _print_table(run)
+        _print_table(run, load_1m)
     if run.reasons:
-        print(f"edge: the figure is not valid: {'; '.join(run.reasons)}", file=sys.stderr)
+        print(f"edge: INVALID: {'; '.join(run.reasons)}", file=sys.stderr)
     return 1 if run.reasons else 0
 
 
@@ -143,7 +144,7 @@ def _stdout_kept() -> Iterator[None]:
         os.close(kept)
 
 
-def _print_table(run: BenchRun) -> None:
+def _print_table(run: BenchRun, load_1m: float | None) -> None:
     names = {output.name for output in run.outputs}
     rows: dict[str, object] = {
         "model": run.model,
@@ -160,9 +161,10 @@ def _print_table(run: BenchRun) -> None:
         for key, value in asdict(run.result.summary).items():
             if key != "count":
                 rows[key] = "too few samples" if value is None else round(value, 3)
-        rows["valid"] = not run.reasons
+        # In the words of a run on a target.
+        rows["verdict"] = "INVALID" if run.reasons else "valid"
         rows["reasons"] = list(run.reasons)
-        rows["warnings"] = list(run.warnings)
+        rows["warnings"] = [*run.warnings, *load_warnings(load_1m), NOT_COMPARED]
     for output in run.outputs:
         text = f"{list(output.shape)} {output.dtype}"
         if output.non_finite:
