@@ -42,17 +42,20 @@ def count_pictures(data: bytes) -> int:
 
 
 def stored_orientation(data: bytes) -> int:
-    """EXIF's orientation, 1 to 8, of a WebP or AVIF picture; 1 of others.
+    """EXIF's orientation, 1 to 8, of a JPEG, PNG, WebP or AVIF picture; 1 of others.
 
     An AVIF picture has it as turn and mirror (ISO/IEC 23008-12, 6.5.10 and 6.5.12), and its EXIF
     does not count.
     """
     try:
+        if data.startswith(b"\xff\xd8"):
+            return _exif_orientation(_exif_of_jpeg(data))
+        if data.startswith(b"\x89PNG"):
+            return _exif_orientation(_exif_of_png(data))
         if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-            for kind, content in _chunks(data):
-                if kind == b"EXIF":
-                    return _exif_orientation(content.removeprefix(b"Exif\x00\x00"))
-        elif data[4:8] == b"ftyp":
+            found = (content for kind, content in _chunks(data) if kind == b"EXIF")
+            return _exif_orientation(next(found, b""))
+        if data[4:8] == b"ftyp":
             return _avif_orientation(data)
     except (IndexError, struct.error, ValueError):
         pass
@@ -116,6 +119,9 @@ def _directory(data: bytes, at: int, order: str, big: bool) -> tuple[dict[int, i
 
 
 def _exif_orientation(data: bytes) -> int:
+    data = data.removeprefix(_EXIF)  # which some write where no standard has it
+    if not data:
+        return 1
     order, at, big = _tiff_head(data)
     tags, _ = _directory(data, at, order, big)
     value = tags.get(_ORIENTATION, 1)
@@ -128,6 +134,7 @@ def _exif_orientation(data: bytes) -> int:
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _MPF = b"MPF\x00"
+_EXIF = b"Exif\x00\x00"
 
 
 def holds_jpeg_video(data: bytes) -> bool:
@@ -176,6 +183,18 @@ def _one_jpeg(data: bytes, at: int) -> tuple[bytes, bool, int]:
         at += length
 
 
+def _exif_of_jpeg(data: bytes) -> bytes:
+    """EXIF comes before the picture, and may be behind other notes of the same kind."""
+    at = 2
+    while data[at] == 0xFF and data[at + 1] != 0xDA:
+        (length,) = struct.unpack_from(">H", data, at + 2)
+        content = data[at + 4 : at + 2 + length]
+        if data[at + 1] == 0xE1 and content.startswith(_EXIF):
+            return content
+        at += 2 + length
+    return b""
+
+
 # --- PNG, GIF, WebP -------------------------------------------------------------------------------
 
 
@@ -190,6 +209,17 @@ def _of_png(data: bytes) -> int:
             return 1
         at += 12 + length
     return 1
+
+
+def _exif_of_png(data: bytes) -> bytes:
+    """The chunk eXIf, which may come behind the picture."""
+    at = 8
+    while at < len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if kind == b"eXIf":
+            return data[at + 8 : at + 8 + length]
+        at += 12 + length
+    return b""
 
 
 def _of_gif(data: bytes) -> int:

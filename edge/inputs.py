@@ -86,9 +86,7 @@ def sort_out(
             if not folders_apart:
                 left_out.append(f"{path.name} (a folder)")
             continue
-        kind, why = _look(path) if path.is_file() else (None, "no file")
-        if kind is None and not why:
-            kind = _promised(path)
+        kind, why = _look_in_folder(path)
         if kind in wanted and kind is not None:
             found.append((kind, path))
         else:
@@ -98,6 +96,21 @@ def sort_out(
         more = f" and {len(left_out) - _SHOWN} more" if len(left_out) > _SHOWN else ""
         say(f"{name}: left out: {shown}{more}")
     return found
+
+
+def _look_in_folder(path: Path) -> tuple[Kind | None, str]:
+    """The same as `_look`, where what a name promises is kept for whoever reads it to refuse."""
+    if not path.is_file():
+        return None, "no file"
+    try:
+        kind, why = _look(path)
+        if kind is None and not why and path.stat().st_size == 0:
+            why = "an empty file"
+    except (ImageError, OSError):
+        kind, why = None, "cannot be read"
+    if kind is None and why in ("", "an empty file", "cannot be read"):
+        kind = _promised(path)
+    return kind, why
 
 
 def kind_or_refuse(path: Path) -> Kind:

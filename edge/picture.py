@@ -47,7 +47,7 @@ _NUMBERED = (
 
 # How OpenCV and the libraries in it begin lines about a file.
 _LOGS = (b"[ WARN:", b"[ERROR:", b"[ INFO:", b"libpng ", b"Corrupt JPEG", b"Premature end", b"\n")
-_TURN_IT_MYSELF = ("WebP", "AVIF")
+_TURNED_HERE = ("JPEG", "PNG", "WebP", "AVIF")
 # Suffix -> the one by which OpenCV knows the format, of those that are written under their own.
 _WRITTEN = {
     **{one: one for one in (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jp2")},
@@ -76,8 +76,8 @@ def read_image(path: Path, several: dict[str, int] | None = None) -> npt.NDArray
         raise ImageError(f"{path}: {found.name} is not read: save it as JPEG or PNG")
     if found.kind == "video":
         raise ImageError(f"{path}: a video ({found.name}); a picture is wanted here")
-    # Not all versions of OpenCV turn these, and those that do not must not do it twice.
-    turn = found.name in _TURN_IT_MYSELF
+    # Not all versions of OpenCV turn all of these, and none may do it twice.
+    turn = found.name in _TURNED_HERE
     flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if turn else 0)
     try:
         with _quietly():
@@ -213,5 +213,7 @@ def import_opencv() -> Any:
     # Read when the first video is opened; -8 is FFmpeg's "quiet".
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     cv2 = import_engine("cv2", "image")
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    # Up to OpenCV 4 it is there, from 5 on here; 0 is "silent".
+    set_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
+    set_level(0)
     return cv2

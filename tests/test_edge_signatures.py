@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,37 @@ def test_every_orientation_in_every_format(form: str, orientation: int, tmp_path
     got = read_image(path)
     assert got.shape == want.shape
     assert np.abs(got.astype(int) - want).mean() < 4
+
+
+def test_exif_wherever_it_lies(tmp_path: Path) -> None:
+    """Behind other notes, in both orders of bytes, behind the picture: none of it is forbidden."""
+    from edge.picture import read_image
+
+    little = struct.pack("<4sIHHHIHHI", b"II*\0", 8, 1, 0x0112, 3, 1, 6, 0, 0)
+    big = struct.pack(">4sIHHHIHHI", b"MM\0*", 8, 1, 0x0112, 3, 1, 6, 0, 0)
+
+    def segment(content: bytes) -> bytes:
+        return b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content
+
+    def chunk(content: bytes) -> bytes:
+        checked = b"eXIf" + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    jpeg, png = saved("JPEG", quality=95), saved("PNG")
+    xmp = segment(b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta/>")
+    for exif in (little, big):
+        noted = segment(b"Exif\0\0" + exif)
+        for data in (
+            jpeg[:2] + noted + jpeg[2:],
+            jpeg[:20] + noted + jpeg[20:],
+            jpeg[:2] + xmp + noted + jpeg[2:],
+            png[:33] + chunk(exif) + png[33:],
+            png[:-12] + chunk(exif) + png[-12:],
+        ):
+            path = tmp_path / "a"
+            path.write_bytes(data)
+            turned = np.rot90(corners()[..., ::-1], -1)  # clockwise
+            assert np.abs(read_image(path).astype(int) - turned).mean() < 4
 
 
 @pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "TIFF", "AVIF", "MPO"])

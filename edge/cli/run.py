@@ -341,7 +341,9 @@ def _video(job: _Job, reader: VideoReader, output: Path | None, first_id: int) -
     began = time.perf_counter()
     most, tracked, unusable, went_on = 0, 0, 0, True
     with ExitStack() as stack:
-        file = stack.enter_context(VideoFile(output, reader.fps)) if output else None
+        # A rate that every encoder takes: the frames have times of their own.
+        fps = min(max(reader.fps, 1.0), 120.0)
+        file = stack.enter_context(VideoFile(output, fps)) if output else None
         stack.callback(progress.end)
         for image, at_s in reader:
             if reader.live:
@@ -380,7 +382,7 @@ def _video(job: _Job, reader: VideoReader, output: Path | None, first_id: int) -
     if reader.lost_count:
         tell(f"{text}: {reader.lost_count} frames are damaged and left out")
     if file and file.times_are_lost:
-        tell(f"{output}: plays at a constant {reader.fps:g} frames/s: see time_s in poses.json")
+        tell(f"{output}: plays at a constant {file.fps:g} frames/s: see time_s in poses.json")
     if went_on and reader.breaks_off:
         tell(f"{text}: breaks off {reader.breaks_off}; these are done")
     if went_on and reader.live:
