@@ -17,6 +17,7 @@ import numpy as np
 from converters.detector_heads import DetectorHeads
 from converters.focus import fold_focus
 from converters.half_weights import scale_for_half
+from converters.labels import gives_several_labels
 from converters.onnx_bounds import refuse_giants
 from converters.onnx_file import Graph, load_onnx
 from converters.onnx_operators import refuse_quantised
@@ -103,6 +104,8 @@ def prepare(
     shapes = _inferred_shapes(prepared, taps, path)
     if heads:
         new_spec, taps = _raw_head_spec(found, heads, shapes, batch, path)
+        if heads.codec == "yolox" and found.source_spec.codec == "detections":
+            new_spec = replace(new_spec, several_labels=gives_several_labels(model))
     else:
         new_spec = _same_spec(found.source_spec, shapes, batch)
     names = [tensor.name for tensor in new_spec.outputs]

@@ -114,7 +114,7 @@ class ModelSpec:
       than a cell, ``heatmap_blur_kernel`` is the size in cells of the blur that some start with.
     - ``rtmdet``: logits of every stride, then distances of every stride.
     - ``yolox``: one output (N, anchors, 5 + classes), or class logits, boxes and objectness, each
-      of every stride.
+      of every stride. With ``several_labels`` a cell answers for every class, else for its best.
     - ``rtmo``: logits, boxes, visibility and pose vectors, each of every stride. ``constants`` are
       arrays that decoding needs and the network does not compute.
     - ``own_keypoints``: names, links, mirrored pairs and sigmas that the model brings itself, for a
@@ -145,6 +145,7 @@ class ModelSpec:
     nms_iou: float = 0.6
     nms_candidates_per_level: int = 1000
     max_boxes: int = 100
+    several_labels: bool = False
     constants: tuple[TensorSpec, ...] = ()
     own_keypoints: KeypointSet | None = None
 
@@ -223,7 +224,7 @@ _CODEC_FIELDS: dict[Codec, set[str]] = {
     "simcc": {"simcc_split_ratio"},
     "heatmap": {"heatmap_refinement", "heatmap_blur_kernel"},
     "rtmdet": {"strides"},
-    "yolox": {"strides"},
+    "yolox": {"strides", "several_labels"},
     "rtmo": {"strides", "constants"},
     "detections": set(),
 }

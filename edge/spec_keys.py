@@ -129,6 +129,7 @@ SPEC_KEYS: dict[str, Rule] = {
     "nms_iou": share(),
     "nms_candidates_per_level": whole(1),
     "max_boxes": whole(1),
+    "several_labels": flag(),
     "constants": list_of(_TENSOR, "a list of tables {name, shape, dtype}", most=100),
     "own_keypoints": one_of(
         Rule(

@@ -3,6 +3,8 @@
 Formula: Megvii's ``demo_postprocess`` and mmdet's ``YOLOXHead``: box centre = (cell + (dx, dy)) *
 stride with cells counted from 0, box size = exp(log w, log h) * stride, score = objectness *
 the best class's score, which gives the label; then non-maximum suppression within each class.
+mmdeploy's files take every class of a cell that is above the threshold (``multiclass_nms``), which
+is ``spec.several_labels``.
 """
 
 from __future__ import annotations
@@ -70,16 +72,23 @@ def _decode_image(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     all_boxes, all_scores, all_labels = [], [], []
     for stride, (cells, rows) in zip(spec.strides, levels, strict=True):
-        labels = rows[:, 5:].argmax(axis=1)
-        scores = rows[:, 4] * rows[np.arange(len(rows)), 5 + labels]
-        picked = pick(scores, spec.score_threshold, spec.nms_candidates_per_level)
-        y, x = np.divmod(cells[picked], -(-spec.input_hw[1] // stride))
-        centre = (rows[picked, :2] + np.stack([x, y], axis=1)) * stride
+        if spec.several_labels:
+            classes = rows.shape[1] - 5
+            scores = (rows[:, 4:5] * rows[:, 5:]).reshape(-1)
+            picked = pick(scores, spec.score_threshold, spec.nms_candidates_per_level)
+            row, label = np.divmod(picked, classes)
+        else:
+            labels = rows[:, 5:].argmax(axis=1)
+            scores = rows[:, 4] * rows[np.arange(len(rows)), 5 + labels]
+            picked = row = pick(scores, spec.score_threshold, spec.nms_candidates_per_level)
+            label = labels[picked]
+        y, x = np.divmod(cells[row], -(-spec.input_hw[1] // stride))
+        centre = (rows[row, :2] + np.stack([x, y], axis=1)) * stride
         with np.errstate(over="ignore"):  # infinite boxes go below
-            half = np.exp(rows[picked, 2:4]) * (stride / 2)
+            half = np.exp(rows[row, 2:4]) * (stride / 2)
         all_boxes.append(np.concatenate([centre - half, centre + half], axis=1))
         all_scores.append(scores[picked])
-        all_labels.append(labels[picked])
+        all_labels.append(label)
     boxes = np.concatenate(all_boxes).astype(np.float32)
     scores = np.concatenate(all_scores).astype(np.float32)
     labels = np.concatenate(all_labels)
