@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.boxes import iou
 from edge.codecs import BOX_CODECS, KEYPOINT_CODECS, POSE_CODECS
 from edge.errors import EngineError, ImageError, SpecError
 from edge.session import Array, Feeds, Session
@@ -143,7 +144,7 @@ def _paired(
         if box[4] <= COUNTERPART_SCORE:
             continue
         same = [i for i in free if got.labels[i] == want.labels[mine]]
-        overlaps = _ious(box, got.boxes[same])
+        overlaps = iou(box[None], got.boxes[same])[0]
         kept = bool(box[4] > KEPT_SCORE)
         if not len(overlaps) or overlaps.max() < COUNTERPART_IOU:
             lost += [mine] if kept else []
@@ -153,12 +154,3 @@ def _paired(
         if kept:
             pairs.append((mine, same[best], float(overlaps[best])))
     return pairs, lost, [i for i in free if got.boxes[i, 4] > KEPT_SCORE]
-
-
-def _ious(box: F32, boxes: F32) -> NDArray[np.float64]:
-    low = np.maximum(box[:2], boxes[:, :2])
-    high = np.minimum(box[2:4], boxes[:, 2:4])
-    overlap = np.maximum(high - low, 0).astype(np.float64).prod(axis=1)
-    area = (boxes[:, 2:4] - boxes[:, :2]).astype(np.float64).prod(axis=1)
-    union = float((box[2:4] - box[:2]).astype(np.float64).prod()) + area - overlap
-    return np.asarray(overlap / np.maximum(union, 1e-9), np.float64)

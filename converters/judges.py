@@ -1,7 +1,6 @@
 """Judging answers: tensors one by one, and what they decode to.
 
-Keypoints are compared in input pixels, kept boxes by their overlap. ``LIMITS`` is the one table of
-what each precision may change.
+Keypoints are compared in input pixels; kept boxes by their overlap, in ``converters.box_judge``.
 """
 
 from __future__ import annotations
@@ -13,68 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge.codecs import BOX_CODECS, KEYPOINT_CODECS, KEYPOINT_SHORTFALLS, POSE_CODECS
+from converters.box_judge import Beside, BoxJudge, Found, compared_spec
+from converters.limits import KEPT_KEYPOINT_SCORE, Limits
+from edge.codecs import KEYPOINT_CODECS, KEYPOINT_SHORTFALLS, POSE_CODECS
 from edge.session import Array
-from edge.spec import QUANTISED, ModelSpec, Precision
+from edge.spec import ModelSpec
 
-__all__ = [
-    "KEPT_BOX_SCORE",
-    "KEPT_KEYPOINT_SCORE",
-    "LIMITS",
-    "BoxJudge",
-    "KeypointJudge",
-    "Limits",
-    "PoseJudge",
-    "TensorDifference",
-    "TensorJudge",
-    "iou",
-]
+__all__ = ["KeypointJudge", "PoseJudge", "TensorDifference", "TensorJudge"]
 
-KEPT_BOX_SCORE = 0.3
-KEPT_KEYPOINT_SCORE = 0.3
 # Places that the reference rates so alike are one answer to it, of scores from 0.3 to 1.
 _EQUAL_SCORE = 0.0005
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a precision may change.
-
-    - ``cosine_min``: of each output tensor and image, as one vector. Catches wrong weights and
-      swapped layouts, says little of single cells: those are judged by what they decode to.
-    - ``keypoint_mean_px``, ``keypoint_max_px``: distance in input pixels over the keypoints that
-      the reference scores at ``KEPT_KEYPOINT_SCORE`` or more; below, a SimCC distribution is flat
-      and its maximum arbitrary. A tie is not counted: a keypoint that moved further, to a place
-      that the reference itself rates within ``keypoint_score`` of its best. A shorter move to a
-      place that it rates equally good (within 0.0005) is no distance.
-    - ``keypoint_score``: largest change of a score of those.
-    - ``box_iou_min``, ``box_score``: over boxes that either side scores above ``KEPT_BOX_SCORE``;
-      each must have its counterpart.
-    """
-
-    cosine_min: float
-    keypoint_mean_px: float
-    keypoint_max_px: float
-    keypoint_score: float
-    box_iou_min: float
-    box_score: float
-
-
-# Why these: fp32 differs from the reference by the order of summation alone, which may still move
-# a maximum between two equal neighbouring bins (half a pixel each). fp16 keeps 11 bits of every
-# weight (and activation on ARM): logits move by about 0.01, boxes by a fraction of a pixel, and a
-# flat maximum by a few bins. Measured figures are in the README's table of variants.
-# Quantised answers are held to the accuracy on a whole data set (converters.gate). A single crop
-# says little (an ankle may change sides), and so do the distances of background cells, which INT8
-# moves far without any harm. What fails here is plainly broken.
-_NO_LIMIT = 10_000.0
-_QUANTISED = Limits(0.5, _NO_LIMIT, _NO_LIMIT, _NO_LIMIT, 0.7, 0.3)
-
-LIMITS: dict[Precision, Limits] = {
-    "fp32": Limits(0.99999, 0.05, 1.0, 0.01, 0.995, 0.01),
-    "fp16": Limits(0.998, 0.25, 3.0, 0.02, 0.98, 0.02),
-    **dict.fromkeys(QUANTISED, _QUANTISED),
-}
 
 
 @dataclass(frozen=True)
@@ -151,8 +98,10 @@ class KeypointJudge:
         want: dict[str, Array],
         got_spec: ModelSpec,
         got: dict[str, Array],
+        same: dict[str, Array],
     ) -> None:
-        """Take in both sides' outputs for one image with one person."""
+        """Take in both sides' outputs for one image with one person; ``same`` is not needed."""
+        del same
         reference = KEYPOINT_CODECS[want_spec.codec](want, want_spec)[0].astype(np.float64)
         answer = KEYPOINT_CODECS[got_spec.codec](got, got_spec)[0].astype(np.float64)
         points = answer[None, :, :2].astype(np.float32)
@@ -199,6 +148,8 @@ class KeypointJudge:
                 f"(limit {self._limits.keypoint_mean_px:g})"
             )
 
+    without_area = 0
+
     @property
     def count(self) -> int:
         """How many keypoints were compared."""
@@ -216,96 +167,11 @@ class KeypointJudge:
         }
 
 
-class BoxJudge:
-    """Compares kept boxes: each needs one counterpart of its class, and none may be left over."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._ious: list[float] = []
-        self._scores: list[float] = []
-        self.failures: list[str] = []
-
-    def add(
-        self,
-        image: str,
-        want_spec: ModelSpec,
-        want: dict[str, Array],
-        got_spec: ModelSpec,
-        got: dict[str, Array],
-    ) -> None:
-        """Take in both sides' outputs for one image."""
-        self.compare(
-            image,
-            *BOX_CODECS[want_spec.codec](want, want_spec)[0],
-            *BOX_CODECS[got_spec.codec](got, got_spec)[0],
-        )
-
-    def compare(
-        self,
-        image: str,
-        boxes: npt.NDArray[np.float32],
-        labels: npt.NDArray[np.int64],
-        answers: npt.NDArray[np.float32],
-        answer_labels: npt.NDArray[np.int64],
-    ) -> list[tuple[int, int]]:
-        """Take in boxes (M, 5) and labels (M,) of both sides; the pairs that belong together."""
-        pairs = []
-        # A counterpart may lie just below the score, a leftover may not lie clearly above it.
-        slack = self._limits.box_score
-        free = [i for i in range(len(answers)) if answers[i, 4] > KEPT_BOX_SCORE - slack]
-        for number, (box, label) in enumerate(zip(boxes, labels, strict=True)):
-            same = [i for i in free if answer_labels[i] == label]
-            ious = [iou(box, answers[i]) for i in same]
-            if box[4] <= KEPT_BOX_SCORE:
-                # Takes its counterpart away from the leftovers, and is not judged itself.
-                if ious and max(ious) >= self._limits.box_iou_min:
-                    free.remove(same[int(np.argmax(ious))])
-                continue
-            where = f"the box of {image} at {_rounded(box)}"
-            if not ious or max(ious) < 0.5:
-                self.failures.append(f"{where} with score {box[4]:.3f} is gone")
-                continue
-            best = same[int(np.argmax(ious))]
-            free.remove(best)
-            pairs.append((number, best))
-            score = abs(float(box[4] - answers[best, 4]))
-            self._ious.append(max(ious))
-            self._scores.append(score)
-            if max(ious) < self._limits.box_iou_min:
-                self.failures.append(
-                    f"{where} keeps an IoU of {max(ious):.4f} (limit {self._limits.box_iou_min})"
-                )
-            if score > self._limits.box_score:
-                self.failures.append(
-                    f"{where} has a score {score:.4f} off (limit {self._limits.box_score})"
-                )
-        for index in free:
-            if answers[index, 4] > KEPT_BOX_SCORE + slack:
-                self.failures.append(
-                    f"{image} has a box too many at {_rounded(answers[index])} "
-                    f"with score {answers[index, 4]:.3f}"
-                )
-        return pairs
-
-    @property
-    def count(self) -> int:
-        """How many boxes there were to compare."""
-        # Boxes that are gone were there to compare too.
-        return len(self._ious) + len(self.failures)
-
-    def summary(self) -> dict[str, float]:
-        """Number of boxes that were found again, least overlap, largest change of score."""
-        return {
-            "boxes": float(len(self._ious)),
-            "iou_min": min(self._ious, default=1.0),
-            "score": max(self._scores, default=0.0),
-        }
-
-
 class PoseJudge:
     """Compares the boxes of a one-stage model, and the keypoints of those that belong together."""
 
     def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._boxes = BoxJudge(limits)
         self._keypoints = KeypointJudge(limits)
 
@@ -316,18 +182,22 @@ class PoseJudge:
         want: dict[str, Array],
         got_spec: ModelSpec,
         got: dict[str, Array],
+        same: dict[str, Array],
     ) -> None:
-        """Take in both sides' outputs for one image."""
-        boxes, people = POSE_CODECS[want_spec.codec](want, want_spec)[0]
-        answers, answered = POSE_CODECS[got_spec.codec](got, got_spec)[0]
-        one_class = [np.zeros(len(side), np.int64) for side in (boxes, answers)]
-        pairs = self._boxes.compare(image, boxes, one_class[0], answers, one_class[1])
+        """Take in both sides' outputs for one image; ``same`` as in `BoxJudge.add`."""
+        sides, people = [], []
+        for spec, outputs in ((want_spec, want), (got_spec, got)):
+            boxes, keypoints = POSE_CODECS[spec.codec](outputs, compared_spec(spec, self._limits))[
+                0
+            ]
+            sides.append(Found(boxes, np.zeros(len(boxes), np.int64)))
+            people.append(keypoints.astype(np.float64))
         names = want_spec.keypoints.keypoints
-        for number, best in pairs:
-            reference, answer = people[number].astype(np.float64), answered[best].astype(np.float64)
-            # Coordinates are expectations here: there is no maximum that two places could share.
-            shortfall = np.full(len(names), np.inf)
-            self._keypoints.compare(image, names, reference, answer, shortfall)
+        # Coordinates are expectations here: there is no maximum that two places could share.
+        shortfall = np.full(len(names), np.inf)
+        beside = Beside(got_spec, same, got)
+        for mine, other in self._boxes.compare(image, sides[0], sides[1], beside):
+            self._keypoints.compare(image, names, people[0][mine], people[1][other], shortfall)
 
     @property
     def failures(self) -> list[str]:
@@ -339,20 +209,12 @@ class PoseJudge:
         """How many boxes there were to compare."""
         return self._boxes.count
 
+    @property
+    def without_area(self) -> int:
+        """How many boxes of the reference have no area."""
+        return self._boxes.without_area
+
     def summary(self) -> dict[str, float]:
         """Both judges' figures; ``box_score`` is the change of the boxes' scores."""
         boxes, keypoints = self._boxes.summary(), self._keypoints.summary()
         return {**boxes, **keypoints, "box_score": boxes["score"]}
-
-
-def _rounded(box: Array) -> list[float]:
-    return [round(float(value), 1) for value in box[:4]]
-
-
-def iou(a: Array, b: Array) -> float:
-    """Intersection over union of two boxes x1, y1, x2, y2 (further columns are ignored)."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    overlap = max(width, 0) * max(height, 0)
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap
-    return float(overlap / union) if union > 0 else 0.0

@@ -13,17 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from converters.box_judge import BoxJudge
 from converters.job import NamedFeeds
-from converters.judges import (
+from converters.judges import KeypointJudge, PoseJudge, TensorDifference, TensorJudge
+from converters.limits import (
     KEPT_BOX_SCORE,
     KEPT_KEYPOINT_SCORE,
     LIMITS,
-    BoxJudge,
-    KeypointJudge,
     Limits,
-    PoseJudge,
-    TensorDifference,
-    TensorJudge,
 )
 from converters.prepare import Prepared
 from edge.engines.onnxruntime import OnnxRuntimeSession
@@ -72,14 +69,18 @@ class ParityReport:
         parts = []
         if "boxes" in d:
             score = d.get("box_score", d["score"])
-            parts.append(f"{int(d['boxes'])} boxes, IoU >= {d['iou_min']:.4f}, score +-{score:.4f}")
+            text = f"{int(d['boxes'])} boxes, IoU >= {d['iou_min']:.4f}, score +-{score:.4f}"
+            if d.get("box_ties"):
+                text += f" ({int(d['box_ties'])} ties)"
+            if d.get("most_boxes"):
+                text += f", the best {int(d['most_boxes'])} of an image"
+            parts.append(text)
         if "keypoints" in d:
             parts.append(
                 f"{int(d['keypoints'])} keypoints, mean {d['mean_px']:.3f} px, "
                 f"max {d['max_px']:.2f} px" + (f" ({int(d['ties'])} ties)" if d["ties"] else "")
             )
-        text = "; ".join(parts)
-        return ("pass: " if self.passed else "FAIL: ") + text
+        return ("pass: " if self.passed else "FAIL: ") + "; ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``artifact.json``."""
@@ -124,7 +125,10 @@ def check_parity(
             want_all = reference.run(image.feeds)
             for tensor, tap in zip(session.spec.outputs, taps, strict=True):
                 tensors.add(image.name, tensor.name, want_all[tap], got[tensor.name])
-            answers.add(image.name, prepared.source_spec, want_all, session.spec, got)
+            same = {
+                t.name: want_all[tap] for t, tap in zip(session.spec.outputs, taps, strict=True)
+            }
+            answers.add(image.name, prepared.source_spec, want_all, session.spec, got, same)
     report = ParityReport(
         reference=f"{reference.engine}, fp32, untouched source",
         engine=session.engine,
@@ -160,7 +164,7 @@ def answered_images(
         for image in images:
             own = reference.run(image.feeds)
             judge = _JUDGES[spec.task](LIMITS["fp32"])
-            judge.add(image.name, spec, own, spec, own)
+            judge.add(image.name, spec, own, spec, own, own)
             if judge.count:
                 found.append(image)
             if len(found) == count:

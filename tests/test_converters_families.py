@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -27,7 +27,12 @@ from edge.errors import ArtifactError, ModelFileError, SpecError, StepError  # n
 from edge.session import EngineSettings, open_session  # noqa: E402
 from edge.spec import ModelSpec, TensorSpec, Variant  # noqa: E402
 from tests.conftest import tiny_simcc_model  # noqa: E402
-from tests.yolox_networks import Builder, suppress  # noqa: E402
+from tests.yolox_networks import (  # noqa: E402
+    Builder,
+    official_network,
+    suppress,
+    with_suppression,
+)
 
 HW = (64, 96)
 STRIDES = (8, 16)
@@ -131,10 +136,36 @@ def test_yolox_with_its_suppression_is_cut_and_converts(tmp_path: Path, classes:
     assert int(verdicts[0].split()[1]) > 10
     spec = load_artifact(folders[1]).spec
     assert spec.codec == "yolox"
+    assert not spec.several_labels, "the file takes the best class of a cell"
     assert [tensor.name for tensor in spec.outputs] == [
         *("logits_8", "logits_16", "boxes_8", "boxes_16", "objectness_8", "objectness_16")
     ]
     assert [tensor.shape[1] for tensor in spec.outputs[::2]] == [classes, 4, 1]
+
+
+@pytest.mark.parametrize(
+    ("classes", "order"), [(1, "megvii"), (3, "mmdet"), (4, "mmdet"), (80, "megvii")]
+)
+def test_official_yolox_converts_for_every_engine(
+    tmp_path: Path, classes: int, order: Literal["megvii", "mmdet"]
+) -> None:
+    """As PyTorch exports it, the stem's slices and all, with mmdeploy's suppression behind it:
+
+    a cell answers for each of its classes.
+    """
+    pytest.importorskip("torch")
+    path = tmp_path / "yolox.onnx"
+    onnx.save(with_suppression(official_network(classes, order), classes), path)
+    variants = ["onnx-fp32", "ncnn-fp16", "openvino-fp16"]
+    folders, verdicts = converted(Source("yolox", path), variants, tmp_path)
+    assert all(verdict.startswith("pass: ") for verdict in verdicts)
+    assert int(verdicts[0].split()[1]) > 30
+    spec = load_artifact(folders[1]).spec
+    assert spec.several_labels
+    assert [tensor.shape[1] for tensor in spec.outputs[::3]] == [classes, 4, 1]
+    param = load_artifact(folders[1]).path("model").read_text()
+    first = next(line.split() for line in param.splitlines()[2:] if line.startswith("Convolution"))
+    assert {"1=6", "3=2", "4=2"} <= set(first), "a kernel of 6, a stride and a padding of 2"
 
 
 def test_yolox_of_one_output_is_cut_too(tmp_path: Path) -> None:

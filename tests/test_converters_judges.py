@@ -5,7 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converters.judges import LIMITS, BoxJudge, KeypointJudge, TensorJudge, iou
+from converters.box_judge import BoxJudge
+from converters.judges import KeypointJudge, TensorJudge
+from converters.limits import LIMITS, MOST_BOXES
+from edge.boxes import iou
 from edge.session import Array
 from edge.spec import TensorSpec
 from tests.test_edge_spec import detector_spec, pose_spec
@@ -35,7 +38,7 @@ def simcc(points: list[tuple[float, float, float]]) -> dict[str, Array]:
 def test_keypoints_are_judged_in_pixels(want: Any, got: Any, words: str | None) -> None:
     judge = KeypointJudge(LIMITS["fp32"])
     spec = pose_spec()
-    judge.add("photo", spec, simcc([want]), spec, simcc([got]))
+    judge.add("photo", spec, simcc([want]), spec, simcc([got]), {})
     if words is None:
         assert judge.failures == []
     else:
@@ -51,7 +54,7 @@ def test_a_jump_between_two_equal_maxima_is_a_tie(second: float, tied: bool) -> 
     got["simcc_x"][..., 200] = 0.801
     judge = KeypointJudge(LIMITS["fp16"])
     spec = pose_spec()
-    judge.add("photo", spec, want, spec, got)
+    judge.add("photo", spec, want, spec, got, {})
     assert (judge.failures == []) is tied
     assert judge.summary()["ties"] == (17 if tied else 0)
     # Ties alone prove nothing: the chain fails where no keypoint was compared.
@@ -66,13 +69,13 @@ def test_a_step_to_an_equal_neighbour_is_no_distance(second: float, moved: bool)
     got["simcc_x"][..., 102] = 0.8005
     judge = KeypointJudge(LIMITS["fp16"])
     spec = pose_spec()
-    judge.add("photo", spec, want, spec, got)
+    judge.add("photo", spec, want, spec, got, {})
     assert judge.summary()["mean_px"] == (1.0 if moved else 0.0)
     assert bool(judge.failures) is moved
     assert judge.count == 17, "it was compared, unlike a tie"
     got["simcc_x"] *= 0.9
     got["simcc_y"] *= 0.9
-    judge.add("darker", spec, want, spec, got)
+    judge.add("darker", spec, want, spec, got, {})
     assert any("score" in failure for failure in judge.failures), "its score counts all the same"
 
 
@@ -109,7 +112,7 @@ BOX = (10.0, 20.0, 110.0, 220.0, 0.9)
 )
 def test_boxes_need_their_counterparts(want: Any, got: Any, words: str | None) -> None:
     judge = BoxJudge(LIMITS["fp32"])
-    judge.add("photo", DETECTIONS, boxes(*want), DETECTIONS, boxes(*got))
+    judge.add("photo", DETECTIONS, boxes(*want), DETECTIONS, boxes(*got), {})
     if words is None:
         assert judge.failures == []
     else:
@@ -120,8 +123,125 @@ def test_classes_are_not_confused() -> None:
     judge = BoxJudge(LIMITS["fp16"])
     other = boxes(BOX)
     other["labels"][:] = 3
-    judge.add("photo", DETECTIONS, boxes(BOX), DETECTIONS, other)
+    judge.add("photo", DETECTIONS, boxes(BOX), DETECTIONS, other, {})
     assert len(judge.failures) == 2
+
+
+def test_one_box_counts_once_however_it_fails() -> None:
+    judge = BoxJudge(LIMITS["fp32"])
+    worse = (10.0, 20.0, 110.0, 240.0, 0.7)  # another place and another score
+    judge.add("photo", DETECTIONS, boxes(BOX), DETECTIONS, boxes(worse), {})
+    assert len(judge.failures) == 2
+    assert judge.count == 1
+
+
+INVERTED = (110.0, 20.0, 10.0, 220.0, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("want", "got", "failures"),
+    [([BOX, INVERTED], [BOX, INVERTED], 0), ([BOX, INVERTED], [BOX], 0), ([BOX], [INVERTED], 1)],
+    ids=["both", "one side", "for a right one"],
+)
+def test_boxes_with_inverted_sides_are_no_answers(want: Any, got: Any, failures: int) -> None:
+    """`Detector` leaves them out: nobody ever sees one."""
+    judge = BoxJudge(LIMITS["fp32"])
+    judge.add("photo", DETECTIONS, boxes(*want), DETECTIONS, boxes(*got), {})
+    assert len(judge.failures) == failures
+    assert judge.count == 1
+    assert judge.without_area == want.count(INVERTED)
+
+
+SIZES = {8: 40, 16: 20, 32: 10}
+
+
+def rtmdet(*rows: tuple[float, ...]) -> dict[str, Array]:
+    """Raw maps that hold these boxes and scores, each in the cell of stride 8 at its corner."""
+    maps: dict[str, Array] = {}
+    for stride, size in SIZES.items():
+        maps[f"logits_{stride}"] = np.full((1, 1, size, size), -20, np.float32)
+        maps[f"distances_{stride}"] = np.zeros((1, 4, size, size), np.float32)
+    for x1, y1, x2, y2, score in rows:
+        row, column = int(y1) // 8, int(x1) // 8
+        while maps["logits_8"][0, 0, row, column] > -20:
+            column += 1
+        x, y = column * 8, row * 8
+        maps["logits_8"][0, 0, row, column] = np.log(score / (1 - score))
+        maps["distances_8"][0, :, row, column] = (x - x1, y - y1, x2 - x, y2 - y)
+    return maps
+
+
+RTMDET = detector_spec(
+    outputs=tuple(
+        TensorSpec(f"{kind}_{stride}", (1, channels, size, size))
+        for kind, channels in (("logits", 1), ("distances", 4))
+        for stride, size in SIZES.items()
+    ),
+    strides=tuple(SIZES),
+)
+A, B = (16.0, 16.0, 116.0, 216.0), (18.0, 26.0, 118.0, 226.0)  # overlap by 0.87
+FAR = (160.0, 16.0, 260.0, 216.0, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("want", "got", "words"),
+    [
+        ([(*A, 0.7647), (*B, 0.7646)], [(*A, 0.7645), (*B, 0.7648)], None),
+        ([(*A, 0.7647), (*B, 0.7646), FAR], [(*A, 0.7645), (*B, 0.7648), FAR], None),
+        # Not a tie: the other box scores otherwise than before, lies elsewhere, or is new.
+        ([(*A, 0.7647), (*B, 0.60)], [(*A, 0.7645), (*B, 0.7648)], "a box too many"),
+        ([(*A, 0.7647)], [(*A, 0.7645), (*B, 0.7648)], "a box too many"),
+        ([(*A, 0.7647), (*B, 0.7646)], [(*B, 0.7646)], "is gone"),
+    ],
+    ids=["tie", "tie and another", "score", "new", "gone"],
+)
+def test_a_tie_in_the_suppression_is_no_change(want: Any, got: Any, words: str | None) -> None:
+    judge = BoxJudge(LIMITS["fp32"])
+    reference, answer = rtmdet(*want), rtmdet(*got)
+    judge.add("photo", RTMDET, reference, RTMDET, answer, reference)
+    if words is None:
+        assert judge.failures == []
+        assert judge.summary()["box_ties"] == 1
+        assert judge.count == len(want) - 1
+    else:
+        assert words in "; ".join(judge.failures)
+
+
+def test_a_tie_frees_and_takes_further_boxes() -> None:
+    """C overlaps with A beyond the limit and with B less: it is there where B was kept."""
+    c = (16.0, 8.0, 116.0, 160.0, 0.5)
+    assert iou(np.array([c]), np.array([A]))[0, 0] > 0.6 > iou(np.array([c]), np.array([B]))[0, 0]
+    reference = rtmdet((*A, 0.7647), (*B, 0.7646), c)
+    answer = rtmdet((*A, 0.7645), (*B, 0.7648), c)
+    for want, got in ((reference, answer), (answer, reference)):
+        judge = BoxJudge(LIMITS["fp32"])
+        judge.add("photo", RTMDET, want, RTMDET, got, want)
+        assert judge.failures == []
+
+
+@pytest.mark.parametrize("score", [0.5004, 0.52])
+def test_a_box_at_the_models_own_threshold(score: float) -> None:
+    spec = detector_spec(outputs=RTMDET.outputs, strides=RTMDET.strides, score_threshold=0.5)
+    judge = BoxJudge(LIMITS["fp32"])
+    want, got = rtmdet((*A, score)), rtmdet((*A, 0.4996))
+    judge.add("photo", spec, want, spec, got, want)
+    assert bool(judge.failures) is (score == 0.52)
+
+
+def test_the_best_boxes_of_a_crowd_are_compared() -> None:
+    """Of 2,000, in a second or so and not in minutes; whoever is changed among them is seen."""
+    rng = np.random.default_rng(3)
+    corner = rng.uniform(0, 4000, (2000, 2))
+    rows = np.column_stack([corner, corner + rng.uniform(10, 60, (2000, 2))])
+    rows = np.column_stack([rows, rng.uniform(0.31, 1, 2000)]).astype(np.float32)
+    rows = rows[np.argsort(-rows[:, 4])]
+    changed = rows.copy()
+    changed[5, :4] += 500
+    for answers, failures in ((rows, 0), (changed, 2)):
+        judge = BoxJudge(LIMITS["fp32"])
+        judge.add("photo", DETECTIONS, boxes(*rows), DETECTIONS, boxes(*answers), {})
+        assert len(judge.failures) == failures
+        assert judge.summary()["most_boxes"] == min(MOST_BOXES, DETECTIONS.max_boxes)
 
 
 def test_tensors_are_judged_by_cosine() -> None:
@@ -154,4 +274,4 @@ def test_iou_by_counting_pixels() -> None:
             layer[y1:y2, x1:x2] = True
         union = (grid[0] | grid[1]).sum()
         want = (grid[0] & grid[1]).sum() / union if union else 0.0
-        assert iou(a, b) == pytest.approx(want)
+        assert iou(a[None], b[None])[0, 0] == pytest.approx(want)

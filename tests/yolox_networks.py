@@ -6,6 +6,7 @@ Random weights; the last layers' are such that something is found everywhere.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -213,16 +214,18 @@ def official_network(
                 if module is model.stem[1]:
                     module.eps = 0.0
     file = io.BytesIO()
-    torch.onnx.export(
-        model,
-        (torch.zeros(1, 3, *HW),),
-        file,
-        input_names=["input"],
-        output_names=["output"],
-        dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}},
-        opset_version=opset,
-        dynamo=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the older exporter, which others still use
+        torch.onnx.export(
+            model,
+            (torch.zeros(1, 3, *HW),),
+            file,
+            input_names=["input"],
+            output_names=["output"],
+            dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}},
+            opset_version=opset,
+            dynamo=False,
+        )
     import onnx
 
     return onnx.load_from_string(file.getvalue())

@@ -70,7 +70,9 @@ def compare_pipeline(
     In floats to 0.01 px (image pixels of boxes, input pixels of keypoints), in other arithmetic
     within what the networks' own gate allows for fp16. Raises DeviceError where a run fails.
     """
-    from converters.judges import LIMITS, BoxJudge, KeypointJudge, Limits
+    from converters.box_judge import BoxJudge, Found
+    from converters.judges import KeypointJudge
+    from converters.limits import LIMITS, Limits
     from targets.result import ParityRecord
 
     assert pipeline.detector is not None
@@ -82,12 +84,11 @@ def compare_pipeline(
     failures: list[str] = []
     for (name, image), people in zip(images, found, strict=True):
         boxes = detector(image)
+        scored = np.concatenate([boxes.boxes_xyxy, boxes.scores[:, None]], axis=1)
         pairs = boxes_judge.compare(
             name,
-            np.concatenate([boxes.boxes_xyxy, boxes.scores[:, None]], axis=1),
-            boxes.labels,
-            _boxes(people),
-            np.zeros(len(people), np.int64),
+            Found(scored, boxes.labels),
+            Found(_boxes(people), np.zeros(len(people), np.int64)),
         )
         for number, best in pairs:
             box = boxes.boxes_xyxy[number]

@@ -64,7 +64,28 @@ def decode(outputs: Mapping[str, Array], spec: ModelSpec) -> list[tuple[Floats, 
 def _decode_image(
     kinds: list[list[Array]], weights: Mapping[str, Array], spec: ModelSpec
 ) -> tuple[Floats, Floats]:
-    logits, boxes, visibility, pose = kinds
+    visibility, pose = kinds[2:]
+    kept_boxes, level, cell, cells_xy = _kept(kinds[0], kinds[1], spec)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is hidden below
+        places_xy = place_keypoints(_at(pose, level, cell), kept_boxes[:, :4], cells_xy, weights)
+    seen = sigmoid(_at(visibility, level, cell))
+    return kept_boxes, hide_lost(np.concatenate([places_xy, seen[..., None]], axis=2))
+
+
+def decode_boxes(outputs: Mapping[str, Array], spec: ModelSpec) -> list[Floats]:
+    """The boxes (M, 5) of ``decode`` alone, which are a small part of the work."""
+    outputs, levels = finite_outputs(outputs, spec), len(spec.strides)
+    maps = [outputs[tensor.name] for tensor in spec.outputs[: 2 * levels]]
+    return [
+        _kept([one[i] for one in maps[:levels]], [one[i] for one in maps[levels:]], spec)[0]
+        for i in range(len(maps[0]))
+    ]
+
+
+def _kept(
+    logits: list[Array], boxes: list[Array], spec: ModelSpec
+) -> tuple[Floats, npt.NDArray[np.intp], npt.NDArray[np.intp], Floats]:
+    """Boxes (M, 5) that the suppression leaves, their levels, cells and the cells' places."""
     level, cell = _pick_cells(logits, spec)
     stride = np.asarray(spec.strides, np.float32)[level, None]
     width = np.asarray([maps.shape[2] for maps in logits])[level]
@@ -83,14 +104,8 @@ def _decode_image(
 
     one_class = np.zeros(len(cell), np.int64)
     kept = suppress(boxes_xyxy, scores, one_class, spec.nms_iou, spec.max_boxes)
-    level, cell, boxes_xyxy, scores = level[kept], cell[kept], boxes_xyxy[kept], scores[kept]
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is hidden below
-        places_xy = place_keypoints(_at(pose, level, cell), boxes_xyxy, cells_xy[kept], weights)
-    seen = sigmoid(_at(visibility, level, cell))
-    return (
-        np.concatenate([boxes_xyxy, scores[:, None]], axis=1),
-        hide_lost(np.concatenate([places_xy, seen[..., None]], axis=2)),
-    )
+    scored = np.concatenate([boxes_xyxy[kept], scores[kept, None]], axis=1)
+    return scored, level[kept], cell[kept], cells_xy[kept]
 
 
 def _pick_cells(
