@@ -164,6 +164,26 @@ def test_a_one_stage_model(tmp_path: Path, component: str) -> None:
     )
 
 
+# As mmdeploy writes every MegviiHeatmap: mmpose 0's words beside those of the codec.
+MEGVII = {
+    **{**MSRA, "type": "MegviiHeatmap", "kernel_size": 5},
+    **{"post_process": "megvii", "modulate_kernel": 5},
+}
+
+
+def test_the_folder_of_an_mspn_as_mmdeploy_writes_it(tmp_path: Path) -> None:
+    folder = shared("cases/openmmlab/mspn50_sdk_json")
+    files = {
+        path.name: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")
+    }
+    shape = ["batch", 17, 64, 48]
+    spec = read(tmp_path, files, answering({"output": shape}, input_shape=("batch", 3, 256, 192)))
+    assert (spec.codec, spec.heatmap_refinement, spec.heatmap_blur_kernel) == (
+        *("heatmap", "megvii", 5),
+    )
+    assert spec.outputs[0].shape == (None, 17, 64, 48)
+
+
 @pytest.mark.parametrize(
     ("params", "refinement", "kernel", "udp"),
     [
@@ -173,6 +193,8 @@ def test_a_one_stage_model(tmp_path: Path, component: str) -> None:
         (UDP, "dark-udp", 11, True),
         ({**UDP, "heatmap_type": "gaussian", "blur_kernel_size": 13}, "dark-udp", 13, True),
         ({**MSRA, "type": "MegviiHeatmap", "kernel_size": 5}, "megvii", 5, False),
+        (MEGVII, "megvii", 5, False),
+        ({**MEGVII, "kernel_size": None}, "megvii", 5, False),
         ({**OLD, "post_process": "megvii", "modulate_kernel": 5}, "megvii", 5, False),
         (OLD, "shift", 11, False),
         ({**OLD, "post_process": "unbiased", "modulate_kernel": 17}, "dark", 17, False),

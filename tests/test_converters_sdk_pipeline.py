@@ -192,6 +192,11 @@ def test_a_simcc_bundle_that_is_wrong(tmp_path: Path, change: Change, words: lis
         (param(input_size=[256, 256]), ["params.input_size is 256x256", "is 192x256"]),
         (param(heatmap_size=[64, 64]), ["?x17x64x48", "params.heatmap_size", "?x?x64x64"]),
         (param(heatmap_size=0), ["heatmap_size is not a whole number"]),
+        (
+            param(type="MegviiHeatmap", kernel_size=5, post_process="megvii", modulate_kernel=7),
+            ["modulate_kernel is 7", "kernel_size is 5"],
+        ),
+        (param(post_process="megvii"), ["'MSRAHeatmap', which contradicts"]),
         (param(type=None, post_process="magic"), ["post_process is 'magic'"]),
         (param(type=None, post_process=3), ["post_process is 3"]),
         (param(type=None, unbiased_decoding=True), ["unbiased_decoding is outdated"]),
