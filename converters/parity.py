@@ -17,11 +17,10 @@ from converters.box_judge import BoxJudge
 from converters.job import NamedFeeds
 from converters.judges import KeypointJudge, PoseJudge, TensorDifference, TensorJudge
 from converters.limits import (
-    KEPT_BOX_SCORE,
-    KEPT_KEYPOINT_SCORE,
     LIMITS,
     Limits,
 )
+from converters.nothing_found import NothingFound
 from converters.prepare import Prepared
 from edge.engines.onnxruntime import OnnxRuntimeSession
 from edge.errors import ParityError
@@ -55,6 +54,7 @@ class ParityReport:
     decoded: dict[str, float] = field(default_factory=dict)
     fp16_peak: dict[str, Any] | None = None
     failures: list[str] = field(default_factory=list)
+    found_nothing: bool = False
 
     @property
     def passed(self) -> bool:
@@ -90,8 +90,9 @@ class ParityReport:
         """Raise ParityError that says which output of which image is off by how much."""
         if self.failures:
             more = len(self.failures) - 3
+            changed = "the answers changed beyond the limits of this precision: "
             raise ParityError(
-                "the answers changed beyond the limits of this precision: "
+                ("" if self.found_nothing else changed)
                 + "; ".join(self.failures[:3])
                 + (f"; and {more} more" if more > 0 else "")
             )
@@ -118,7 +119,7 @@ def check_parity(
     settings = EngineSettings()
     taps = [prepared.taps[tensor.name] for tensor in session.spec.outputs]
     reference = _open_reference(source, prepared, taps, settings)
-    tensors = TensorJudge(limits)
+    tensors, nothing = TensorJudge(limits), NothingFound()
     answers = _JUDGES[session.spec.task](limits)
     with reference:
         for image, got in zip(images, _run_all(session, images), strict=True):
@@ -129,6 +130,8 @@ def check_parity(
                 t.name: want_all[tap] for t, tap in zip(session.spec.outputs, taps, strict=True)
             }
             answers.add(image.name, prepared.source_spec, want_all, session.spec, got, same)
+            if not answers.count:
+                nothing.add(prepared.source_spec, want_all)
     report = ParityReport(
         reference=f"{reference.engine}, fp32, untouched source",
         engine=session.engine,
@@ -143,11 +146,8 @@ def check_parity(
         failures=tensors.broken + answers.failures + tensors.failures,
     )
     if not answers.count:
-        report.failures.append(
-            f"the reference finds nothing in {images_text}: no box above {KEPT_BOX_SCORE} and no "
-            f"keypoint at {KEPT_KEYPOINT_SCORE}, so there is no answer to compare; give pictures "
-            "that suit the model with --images DIR"
-        )
+        report.found_nothing = not report.failures
+        report.failures.append(nothing.text(prepared.source_spec, images_text))
     return report
 
 
