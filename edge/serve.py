@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.artifact import load_artifact
+from edge.classes import find_labels
 from edge.detector import Detector
 from edge.errors import EdgeError, ImageError, SpecError
 from edge.frames import Source, VideoReader, find_sources
@@ -53,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--camera", default="0", help="a number, a device, a file or an address")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of the engine")
     parser.add_argument("--score", type=float, default=0.3, help="least box score (default: 0.3)")
+    parser.add_argument(
+        "--classes", help="the detector's, by number or name (default: person, or else 0)"
+    )
     parser.add_argument(
         "--socket", type=Path, help="default: edgepose.sock in XDG_RUNTIME_DIR or /tmp"
     )
@@ -84,11 +88,19 @@ def _serve(arguments: argparse.Namespace, path: Path) -> NoReturn:
         video = stack.enter_context(_opened(sources[0]))
         readers = stack.enter_context(_listening(path))
         frames = _numbered(video)
-        ready = False
+        ready = spoilt = False
         if video.live:
             frames = stack.enter_context(closing(newest(frames)))
         for number, read_at, image in frames:
             poses = find_poses(image)
+            if find_poses.lost_count and not spoilt:
+                spoilt = True
+                print(
+                    f"edge: frame {number}: the network gave answers that are no finite numbers; "
+                    "they count as not seen",
+                    file=sys.stderr,
+                    flush=True,
+                )
             if not ready:
                 ready = True
                 _notify("READY=1")
@@ -176,9 +188,12 @@ def _pipeline(
     if session.spec.task == "one-stage":
         return OneStage(session, score_threshold=arguments.score, tracker=PoseTracker(params))
     if not arguments.detector:
+        if arguments.classes is not None:
+            raise SpecError("--classes are those of a --detector: add one, or leave --classes out")
         return Pipeline(PoseEstimator(session))
     finder = stack.enter_context(_open(arguments.detector, arguments.threads))
-    detector = Detector(finder, score_threshold=arguments.score, label=0)
+    labels = find_labels(arguments.classes, finder.spec)
+    detector = Detector(finder, score_threshold=arguments.score, label=labels)
     return Pipeline(PoseEstimator(session), detector, tracker=PoseTracker(params))
 
 
@@ -218,7 +233,7 @@ def frame_line(
         "width_px": image_bgr.shape[1],
         "people": people,
     }
-    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+    return json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
 def _rounded(values: npt.NDArray[np.float32], digits: int) -> list[float]:

@@ -37,18 +37,24 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?<!\.gz)(?<!\.scc)(?<!~)")
 
 
 def write_assets(
-    artifacts: Sequence[Artifact], out: Path, *, max_mb: float | None = None
+    artifacts: Sequence[Artifact],
+    out: Path,
+    *,
+    max_mb: float | None = None,
+    classes: str | None = None,
 ) -> dict[str, int]:
     """Write the folder ``out`` anew; the bytes of each asset by its path in there.
+
+    ``classes`` of the detectors count in the app, by number or name.
 
     Raises ArtifactError, and leaves ``out`` as it was, where an artifact cannot be shipped, where
     the assets weigh more than ``max_mb`` (millions of bytes), or where ``out`` holds what was not
     written here.
     """
-    check_assets(artifacts)
+    check_assets(artifacts, classes)
     _refuse_foreign(out)
     with staged_folder(out) as part:
-        _write_models(artifacts, part / "assets/edgepose")
+        _write_models(artifacts, part / "assets/edgepose", classes)
         assets = _files(part / "assets")
         weights = {f"assets/{name}": path.stat().st_size for name, path in assets.items()}
         if max_mb is not None and sum(weights.values()) > max_mb * _MB:
@@ -67,7 +73,7 @@ def write_assets(
     return weights
 
 
-def check_assets(artifacts: Sequence[Artifact]) -> None:
+def check_assets(artifacts: Sequence[Artifact], classes: str | None = None) -> None:
     """Raise ArtifactError unless these artifacts can be assets of one app."""
     if not artifacts:
         raise ArtifactError("no artifacts: name the folders that `edge convert` left")
@@ -92,7 +98,7 @@ def check_assets(artifacts: Sequence[Artifact]) -> None:
                 "of them"
             )
         seen[key] = artifact
-        manifest_of(artifact)
+        manifest_of(artifact, classes=classes)
 
 
 def weight_table(weights: Mapping[str, int]) -> str:
@@ -103,7 +109,7 @@ def weight_table(weights: Mapping[str, int]) -> str:
     return "\n".join([*lines, f"{total / _MB:9.3f} MB        in all"])
 
 
-def _write_models(artifacts: Sequence[Artifact], folder: Path) -> None:
+def _write_models(artifacts: Sequence[Artifact], folder: Path, classes: str | None) -> None:
     for artifact in artifacts:
         model = folder / artifact.spec.name
         model.mkdir(parents=True)
@@ -111,7 +117,7 @@ def _write_models(artifacts: Sequence[Artifact], folder: Path) -> None:
             shutil.copyfile(artifact.folder / name, model / name)
             if sha256_of(model / name) != artifact.sha256[name]:
                 raise ArtifactError(f"{artifact.folder}: {name} changed while it was copied")
-        _write_json(model / "manifest.json", manifest_of(artifact))
+        _write_json(model / "manifest.json", manifest_of(artifact, classes=classes))
     (folder / "licences.txt").write_text(licences(artifacts), encoding="utf-8")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edge.artifact import Artifact
+from edge.classes import class_names, find_labels
 from edge.errors import ArtifactError
 from targets import CHECKOUT, ROOM
 
@@ -40,10 +41,13 @@ def arithmetic_of(artifact: Artifact) -> str | None:
     return str(safe)
 
 
-def manifest_of(artifact: Artifact, arithmetic: str | None = None) -> dict[str, Any]:
+def manifest_of(
+    artifact: Artifact, arithmetic: str | None = None, classes: str | None = None
+) -> dict[str, Any]:
     """The content of an asset's ``manifest.json``: plain values, no path of this machine.
 
-    ``arithmetic`` is for who knows better than `arithmetic_of`.
+    ``arithmetic`` is for who knows better than `arithmetic_of`. A detector's has the ``labels``
+    that count, of ``classes`` by number or name.
     """
     spec = artifact.spec
     manifest: dict[str, Any] = {
@@ -75,6 +79,11 @@ def manifest_of(artifact: Artifact, arithmetic: str | None = None) -> dict[str, 
             "names": list(spec.keypoints.keypoints),
             "skeleton": [list(pair) for pair in spec.keypoints.skeleton],
         }
+    if spec.task == "detection":
+        manifest["labels"] = list(find_labels(classes, spec))
+        names = class_names(spec)
+        if names:
+            manifest["class_names"] = list(names)
     return manifest
 
 

@@ -46,7 +46,8 @@ class DeployOptions:
     """How a version runs and what it leaves.
 
     ``camera`` is what the service reads (a number, a device, a file or an address), None for no
-    service; ``drop_service`` says that a service that is there may go. ``keep`` versions stay.
+    service; ``classes`` are those of the detector that count in it;
+    ``drop_service`` says that a service that is there may go. ``keep`` versions stay.
     ``engine`` builds a TensorRT kit on the device and gives the engine's path there;
     ``on_progress`` gives what is told of the bytes of an artifact that go over.
     """
@@ -56,6 +57,7 @@ class DeployOptions:
     drop_service: bool = False
     keep: int = 3
     wheelhouse: Path | None = None
+    classes: str | None = None
     engine: Callable[[Artifact], str] | None = None
     on_progress: Callable[[Artifact], Progress | None] = lambda _: None
 
@@ -207,7 +209,12 @@ def _fill(
         folders["detector" if artifact.spec.task == "detection" else "model"] = remote
     if options.camera is not None:
         argv = serve_argv(
-            python, folders["model"], folders.get("detector"), options.camera, options.threads
+            python,
+            folders["model"],
+            folders.get("detector"),
+            options.camera,
+            options.threads,
+            options.classes,
         )
         write_serve(place, posixpath.join(folder, "serve"), argv)
     scratch = posixpath.join(folder, "tmp")

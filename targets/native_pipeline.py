@@ -107,7 +107,8 @@ class NativePipeline:
     """Pictures in, people out, on the device of two sessions there.
 
     Both run with the threads and the mask of ``pose``, each in its own arithmetic. Without a
-    detector a picture is one box. Raises SpecError for a codec that the C++ header does not have.
+    detector a picture is one box; ``classes`` are those of it that count, by number or name. Raises
+    SpecError for a codec that the C++ header does not have.
     """
 
     def __init__(
@@ -116,10 +117,12 @@ class NativePipeline:
         detector: NativeSession | None = None,
         *,
         score_threshold: float = 0.3,
+        classes: str | None = None,
     ) -> None:
         check_codecs(pose.spec, detector.spec if detector else None)
         self.pose, self.detector = pose, detector
         self.score_threshold = score_threshold
+        self.classes = classes
 
     def find(self, images_bgr: Sequence[Image], *, people: int | None = None) -> list[list[Pose]]:
         """The people in each (H, W, 3) uint8 BGR image, best box first.
@@ -206,7 +209,8 @@ class NativePipeline:
                 return remote
 
             def model(session: NativeSession, name: str) -> NativeModel:
-                manifest = manifest_of(session.artifact, session.precision)
+                classes = self.classes if session is self.detector else None
+                manifest = manifest_of(session.artifact, session.precision, classes)
                 path = push(f"{name}.json", json.dumps(manifest).encode())
                 return NativeModel(session.model_path, session.weights_path, path)
 

@@ -87,10 +87,19 @@ fi
 
 
 def serve_argv(
-    python: Sequence[str], model: str, detector: str | None, camera: str, threads: int
+    python: Sequence[str],
+    model: str,
+    detector: str | None,
+    camera: str,
+    threads: int,
+    classes: str | None = None,
 ) -> list[str]:
-    """The service's command line; ``model`` and ``detector`` are artifact folders there."""
+    """The service's command line; ``model`` and ``detector`` are artifact folders there.
+
+    ``classes`` are those of the detector that count, by number or name.
+    """
     finder = ["--detector", detector] if detector else []
+    finder += ["--classes", classes] if classes is not None else []
     return [
         *(*python, "-m", "edge.serve", "--model", model, *finder),
         *("--camera", camera, "--threads", str(threads)),

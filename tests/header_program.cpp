@@ -112,6 +112,8 @@ void print_spec(const edgepose::Spec& spec) {
            spec.arithmetic.c_str(), spec.input.c_str(), spec.input_height, spec.input_width);
     for (int i = 0; i < 3; i++) printf("%.17g %.17g ", spec.mean[i], spec.std[i]);
     printf("\n");
+    for (int label : spec.labels) printf("%d ", label);
+    printf("\n");
 }
 
 #ifdef EDGEPOSE_NCNN

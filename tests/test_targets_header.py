@@ -243,6 +243,36 @@ def raw_heads(spec: ModelSpec, rng: np.random.Generator, level: float) -> dict[s
     return outputs
 
 
+def test_answers_that_are_no_numbers_are_those_of_the_python_runtime(
+    run: Run, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(8)
+    outputs: dict[str, F32] = {
+        tensor.name: rng.normal(0, 1, [size or 1 for size in tensor.shape]).astype(np.float32)
+        for tensor in POSE.outputs
+    }
+    for point, (name, place, bad) in enumerate(
+        (("x", 7, np.nan), ("y", 0, np.inf), ("x", -1, -np.inf), ("y", 3, np.nan))
+    ):
+        outputs[name][0, point, place] = bad
+    got = decode(run, tmp_path, POSE, outputs).reshape(17, 3)
+    np.testing.assert_array_equal(got, simcc.decode(outputs, POSE)[0])
+    assert (got[:4, 2] == 0).all() and np.isfinite(got).all()
+
+    spec = detector_spec((320, 320), 2)
+    heads = raw_heads(spec, rng, -4.0)
+    for tensor, bad in zip(
+        spec.outputs, (np.nan, np.inf, -np.inf, np.nan, np.inf, 3e38), strict=True
+    ):
+        flat = heads[tensor.name].reshape(-1)
+        flat[rng.integers(0, len(flat), len(flat) // 8)] = bad
+    rows = decode(run, tmp_path, spec, heads).reshape(-1, 6)
+    ((boxes, labels),) = rtmdet.decode(heads, spec)
+    assert len(boxes) and np.isfinite(rows).all()
+    np.testing.assert_array_equal(rows[:, 5], labels)
+    np.testing.assert_allclose(rows[:, :4], boxes[:, :4], atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("classes", "level", "changes"),
     [
@@ -306,7 +336,9 @@ def test_boxes_on_their_way_back_to_the_image(run: Run, tmp_path: Path) -> None:
 def test_a_manifest_is_read_to_the_last_digit(run: Run, tmp_path: Path) -> None:
     mean, std = (123.675, 1e-3, 0.1), (58.395, 2.5e2, 57.375)
     spec = replace(POSE, mean=mean, std=std)
-    first, second = run("spec", write_manifest(tmp_path, spec, arithmetic="bf16")).splitlines()
+    path = write_manifest(tmp_path, spec, arithmetic="bf16", labels=[16, 3])
+    first, second, third = run("spec", path).splitlines()
+    assert third.split() == ["16", "3"]
     assert first == "pose pose simcc bf16 input 256 192"
     assert tuple(map(float, second.split())) == tuple(
         value for pair in zip(mean, std, strict=True) for value in pair

@@ -40,6 +40,12 @@ def add_assets(command: Callable[[str, Callable[[argparse.Namespace], int], str]
         "--out", "-o", type=Path, metavar="DIR", help="default: dist/TARGET; written anew"
     )
     parser.add_argument(
+        "--classes",
+        metavar="CLASS,...",
+        help="the detector's classes that count in the app, by number or name "
+        "(default: person, or else 0)",
+    )
+    parser.add_argument(
         "--max-mb",
         type=_megabytes,
         metavar="N",
@@ -62,7 +68,9 @@ def assets(arguments: argparse.Namespace) -> int:
     folders = arguments.artifacts or _converted(arguments.build / profile.name, profile, arguments)
     artifacts: list[Artifact] = [load_artifact(folder) for folder in folders]
     out: Path = arguments.out or Path("dist") / arguments.target
-    weights = write_assets(artifacts, out, max_mb=arguments.max_mb)
+    if arguments.classes is not None and all(one.spec.task != "detection" for one in artifacts):
+        raise SpecError("--classes are those of a detector, and none is among the artifacts")
+    weights = write_assets(artifacts, out, max_mb=arguments.max_mb, classes=arguments.classes)
     for artifact in artifacts:
         arithmetic = arithmetic_of(artifact)
         if arithmetic is not None:

@@ -104,6 +104,7 @@ def add_bench(command: Callable[[str, Callable[[argparse.Namespace], int], str],
         metavar="K",
         help="--pipeline: per frame (default: 1)",
     )
+    options.add_classes(target)
     target.add_argument(
         "--lock-clocks", action="store_true", help="Jetson: at their maximum, and back afterwards"
     )
@@ -121,6 +122,8 @@ def add_bench(command: Callable[[str, Callable[[argparse.Namespace], int], str],
 
 def bench(arguments: argparse.Namespace) -> int:
     """Time artifacts; exit code 1 where one could not be timed or no run of it is valid."""
+    if arguments.classes is not None and not arguments.pipeline:
+        raise SpecError("--classes is for --pipeline: a network alone gives all of its classes")
     if arguments.networks_alone and not arguments.pipeline:
         raise SpecError("--networks-alone is for --pipeline: without it networks are timed alone")
     if arguments.target is None and arguments.profile is None:

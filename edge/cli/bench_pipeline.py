@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from edge.classes import find_labels
 from edge.codecs import KEYPOINT_CODECS, KEYPOINT_SHORTFALLS
 from edge.detector import Detector
 from edge.errors import DeviceError, SpecError
@@ -79,7 +80,8 @@ def compare_pipeline(
     found = pipeline.find([image for _, image in images])
     exact = {pipeline.pose.inference_precision, pipeline.detector.inference_precision} == {"fp32"}
     limits = Limits(0.99999, 0.01, 0.01, 0.001, 0.999, 0.001) if exact else LIMITS["fp16"]
-    detector = Detector(pipeline.detector, score_threshold=pipeline.score_threshold, label=0)
+    labels = find_labels(pipeline.classes, pipeline.detector.spec)
+    detector = Detector(pipeline.detector, score_threshold=pipeline.score_threshold, label=labels)
     boxes_judge, judge = BoxJudge(limits), KeypointJudge(limits)
     failures: list[str] = []
     for (name, image), people in zip(images, found, strict=True):
@@ -87,7 +89,8 @@ def compare_pipeline(
         scored = np.concatenate([boxes.boxes_xyxy, boxes.scores[:, None]], axis=1)
         pairs = boxes_judge.compare(
             name,
-            Found(scored, boxes.labels),
+            # The runner tells of people, not of classes.
+            Found(scored, np.zeros(len(boxes), np.int64)),
             Found(_boxes(people), np.zeros(len(people), np.int64)),
         )
         for number, best in pairs:

@@ -275,7 +275,8 @@ class BenchWork:
 
         assert isinstance(pose.session, NativeSession)
         assert isinstance(finder.session, NativeSession)
-        pipeline = NativePipeline(pose.session, finder.session)
+        classes = self.arguments.classes
+        pipeline = NativePipeline(pose.session, finder.session, classes=classes)
         people: int = self.arguments.people
         sights, parity = compare_pipeline(pipeline, pictures(self.arguments.images, people))
         say(f"  on the device: {parity.summary}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.artifact import Artifact, load_artifact
+from edge.classes import find_labels
 from edge.cli import host, options
 from edge.cli.bench_work import progress, say
 from edge.errors import ArtifactError, ParityError, SpecError
@@ -68,6 +69,7 @@ def add_deploy(command: Callable[[str, Callable[[argparse.Namespace], int], str]
         metavar="CAMERA",
         help="--service: a number, a device, a file or an address (default: 0)",
     )
+    options.add_classes(parser)
     parser.add_argument(
         "--keep", type=options.count, default=3, metavar="N", help="versions to keep (default: 3)"
     )
@@ -145,6 +147,7 @@ def _named(arguments: argparse.Namespace) -> list[Artifact]:
     from targets.deploy import DeployOptions, check_artifacts
 
     artifacts = [load_artifact(path) for path in arguments.artifacts]
+    _check_classes(arguments, artifacts)
     if artifacts:
         check_artifacts(artifacts, DeployOptions(camera="0" if arguments.service else None))
     for artifact in artifacts:
@@ -158,6 +161,19 @@ def _named(arguments: argparse.Namespace) -> list[Artifact]:
     return artifacts
 
 
+def _check_classes(arguments: argparse.Namespace, artifacts: list[Artifact]) -> None:
+    """SpecError where --classes are of no detector, or of none of its classes."""
+    if arguments.classes is None:
+        return
+    if not arguments.service:
+        raise SpecError("--classes are what the service counts: say --service as well")
+    detectors = [one for one in artifacts if one.spec.task == "detection"]
+    if artifacts and not detectors:
+        raise SpecError("--classes are those of a detector, and none is deployed")
+    for one in detectors:
+        find_labels(arguments.classes, one.spec)
+
+
 def _made(arguments: argparse.Namespace, profile: Profile) -> list[Artifact]:
     """The target's first variant of each model, or the variants that were named."""
     if arguments.formats is None:
@@ -167,6 +183,7 @@ def _made(arguments: argparse.Namespace, profile: Profile) -> list[Artifact]:
         if made.error is not None:
             raise SpecError(f"{made.model} {made.variant} cannot be deployed: {made.error}")
         artifacts.append(load_artifact(made.folder))
+    _check_classes(arguments, artifacts)
     return artifacts
 
 
@@ -197,6 +214,7 @@ def _settings(
         drop_service=arguments.no_service,
         keep=arguments.keep,
         wheelhouse=arguments.wheelhouse,
+        classes=arguments.classes,
         engine=build,
         on_progress=progress,
     )

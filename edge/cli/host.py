@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import edge
 from edge.artifact import read_manifest
+from edge.classes import find_labels
 from edge.cli import arm, quantisation
 from edge.cli.device import parity_lines
 from edge.detector import Detector, detector_feeds
@@ -183,7 +184,8 @@ def _box_finder(detector: Source | None) -> FindBoxes | None:
     """People for calibration crops, by the detector that is converted as well."""
     if detector is None:
         return None
-    find = Detector(_open_source(detector, EngineSettings()), score_threshold=0.5, label=0)
+    session = _open_source(detector, EngineSettings())
+    find = Detector(session, score_threshold=0.5, label=find_labels(None, session.spec))
     return lambda image_bgr: find(image_bgr).boxes_xyxy
 
 

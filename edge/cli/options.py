@@ -13,7 +13,16 @@ from edge.cli.quantisation import add_quantisation
 from edge.digits import parse_digits
 from edge.spec import PRECISIONS
 
-__all__ = ["add_conversion", "add_insecure_mirror", "count", "cpu_mask", "size"]
+__all__ = [
+    "add_classes",
+    "add_conversion",
+    "add_insecure_mirror",
+    "count",
+    "cpu_mask",
+    "keypoint_score",
+    "share",
+    "size",
+]
 
 
 class _AllowInsecureMirror(argparse.Action):
@@ -79,6 +88,35 @@ def add_conversion(parser: Any) -> None:
         help="accept tools of other versions than the lock's",
     )
     parser.add_argument("--out", type=Path, default=Path("build"), help="default: build")
+
+
+def add_classes(parser: Any) -> None:
+    """Add which classes of a detector are people to it, or whatever the pose model is for."""
+    parser.add_argument(
+        "--classes",
+        metavar="CLASS,...",
+        help="the detector's classes that count, by number or name (default: person, or else 0)",
+    )
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    return _number(text, 1.0, "a share, not percent: 0.3 for 30 %")
+
+
+def keypoint_score(text: str) -> float:
+    """A score of a keypoint; those of SimCC may exceed 1."""
+    return _number(text, 10.0, "scores are about 0 to 1, not percent")
+
+
+def _number(text: str, most: float, why: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+    if not 0 <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to {most:g} ({why})")
+    return value
 
 
 def count(text: str) -> int:

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge.classes import find_labels
 from edge.cli.choose import add_build, open_chosen
-from edge.cli.options import count
+from edge.cli.options import add_classes, count, keypoint_score, share
+from edge.cli.run_notes import CountedPeople
 from edge.cli.run_results import JsonFile, Progress, coco_result, interruptible, people_json
 from edge.cli.run_watch import WatchedTracker
 from edge.detector import Detector
@@ -62,15 +64,16 @@ def add_run(command: Any, add_engine: Callable[[Any], None]) -> None:
         "--model", required=True, help="artifact folder, a folder of some, or as for convert"
     )
     parser.add_argument("--detector", help="likewise; without one the whole picture is one box")
+    add_classes(parser)
     add_build(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="needed but with --show")
     parser.add_argument("--show", action="store_true", help="on the screen as well; q ends it")
     parser.add_argument(
-        "--score", type=float, default=0.3, help="least score of a detected box (default: 0.3)"
+        "--score", type=share, default=0.3, help="least score of a detected box (default: 0.3)"
     )
     parser.add_argument(
         "--keypoint-score",
-        type=float,
+        type=keypoint_score,
         default=0.3,
         help="least score of a keypoint to be drawn, and to count in tracking (default: 0.3)",
     )
@@ -109,7 +112,7 @@ class _Job:
     arguments: argparse.Namespace
     keypoints: KeypointSet
     by_box: bool
-    find_people: Callable[[bool], FindPeople]
+    find_people: Callable[[bool], CountedPeople]
     window: Window | None
     results: JsonFile | None
     coco: JsonFile | None
@@ -219,13 +222,18 @@ def _detector_session(
     arguments: argparse.Namespace, session: Session, stack: ExitStack
 ) -> Session | None:
     if not arguments.detector:
+        if arguments.classes is not None:
+            raise SpecError("--classes are those of a --detector: add one, or leave --classes out")
         return None
     if session.spec.task == "one-stage":
         raise SpecError(
             f"{session.spec.name} is a one-stage model and finds the people itself: "
             "leave --detector out"
         )
-    return stack.enter_context(open_chosen(arguments.detector, arguments))
+    finder = stack.enter_context(open_chosen(arguments.detector, arguments))
+    if finder.spec.task == "detection":
+        find_labels(arguments.classes, finder.spec)
+    return finder
 
 
 def _check_following(
@@ -259,7 +267,7 @@ def _check_following(
 
 def _find_people(
     arguments: argparse.Namespace, session: Session, finder: Session | None, *, follow: bool
-) -> FindPeople:
+) -> CountedPeople:
     """Image in, poses out, with a memory of its own where the frames of a video follow."""
     one_stage = session.spec.task == "one-stage"
     tracker = None
@@ -272,13 +280,14 @@ def _find_people(
         )
         tracker = WatchedTracker(params, mode=arguments.tracker or "corrected")
     if one_stage:
-        return OneStage(session, score_threshold=arguments.score, tracker=tracker)
+        return CountedPeople(OneStage(session, score_threshold=arguments.score, tracker=tracker))
     pose = PoseEstimator(session)
     if finder is None:
-        return Pipeline(pose)
-    detector = Detector(finder, score_threshold=arguments.score, label=0)
+        return CountedPeople(Pipeline(pose))
+    labels = find_labels(arguments.classes, finder.spec)
+    detector = Detector(finder, score_threshold=arguments.score, label=labels)
     interval = arguments.interval if follow and tracker is None else 1
-    return Pipeline(pose, detector, det_interval=interval, tracker=tracker)
+    return CountedPeople(Pipeline(pose, detector, det_interval=interval, tracker=tracker))
 
 
 def _all(
@@ -390,7 +399,9 @@ def _video(job: _Job, reader: VideoReader, output: Path | None, first_id: int) -
     return went_on, progress.count
 
 
-def _say_why_nobody(text: str, find_people: FindPeople) -> None:
-    tracker = getattr(find_people, "tracker", None)
+def _say_why_nobody(text: str, find_people: CountedPeople) -> None:
+    for note in find_people.notes():
+        tell(f"{text}: {note}")
+    tracker = find_people.tracker
     if isinstance(tracker, WatchedTracker) and tracker.why_nobody:
         tell(f"{text}: {tracker.why_nobody}")

@@ -86,6 +86,7 @@ struct Spec {
     std::vector<int> strides;
     double score_threshold = 0.05, nms_iou = 0.6;
     int nms_candidates_per_level = 1000, max_boxes = 100;
+    std::vector<int> labels = {0};  // of a detector, those that count; 0 is a person
     std::string model_file, weights_file;
 };
 
@@ -322,8 +323,11 @@ inline Spec read_manifest(const std::string& manifest) {
     const Json &mean = json.at("mean", Json::list), &std = json.at("std", Json::list);
     if (mean.items.size() != 3 || std.items.size() != 3)
         throw Error(spec.name + ": mean and std have three values each");
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         spec.mean[i] = mean.items[i].value, spec.std[i] = std.items[i].value;
+        if (mean.items[i].kind != Json::number || !(spec.std[i] > 0))
+            throw Error(spec.name + ": mean and std are numbers, std above 0");
+    }
 
     const auto number = [&](const char* key, double other) {
         return json.find(key) ? json.at(key, Json::number).value : other;
@@ -336,11 +340,17 @@ inline Spec read_manifest(const std::string& manifest) {
     if (const Json* most = json.find("nms_candidates_per_level"))
         spec.nms_candidates_per_level = most->whole();
     if (const Json* most = json.find("max_boxes")) spec.max_boxes = most->whole();
-    if (const Json* fit = json.find("letterbox")) spec.center = fit->string == "center";
-    if (const Json* udp = json.find("udp")) spec.udp = udp->value != 0;
+    if (json.find("letterbox"))
+        spec.center = json.at("letterbox", Json::text).string == "center";
+    if (json.find("udp")) spec.udp = json.at("udp", Json::truth).value != 0;
     if (json.find("strides"))
         for (const Json& stride : json.at("strides", Json::list).items)
             spec.strides.push_back(stride.whole());
+    if (root.find("labels")) {
+        spec.labels.clear();
+        for (const Json& label : root.at("labels", Json::list).items)
+            spec.labels.push_back(label.whole());
+    }
     detail::check_outputs(spec);
     return spec;
 }
@@ -509,9 +519,27 @@ inline Placement crop(const Spec& spec, const Image& image, const Box& box, floa
 
 // --- outputs to boxes and keypoints ---------------------------------------------------------------
 
+namespace detail {
+
+// No answer lies farther out, in input pixels: the way back to the image would overflow.
+constexpr float farthest = 1e6f;
+
+inline bool all_finite(const float* values, int count) {
+    for (int i = 0; i < count; i++)
+        if (!std::isfinite(values[i])) return false;
+    return true;
+}
+
+inline bool is_real(const Box& box) {
+    return std::fabs(box.x1) <= farthest && std::fabs(box.y1) <= farthest &&
+           std::fabs(box.x2) <= farthest && std::fabs(box.y2) <= farthest;
+}
+
+}  // namespace detail
+
 // Keypoints in input pixels of one person's SimCC outputs, (K, bins of x) and (K, bins of y): the
 // first maximum of each axis; the score is the smaller one of both, and one of 0 or less puts the
-// keypoint at bin -1.
+// keypoint at bin -1. A keypoint with a value that is not finite was not seen: its score is 0.
 inline std::vector<Keypoint> decode_simcc(const Spec& spec, const Map& simcc_x,
                                           const Map& simcc_y) {
     std::vector<Keypoint> keypoints(simcc_x.height);
@@ -519,6 +547,10 @@ inline std::vector<Keypoint> decode_simcc(const Spec& spec, const Map& simcc_x,
     for (int k = 0; k < simcc_x.height; k++) {
         const float* const x = simcc_x.data + static_cast<size_t>(k) * simcc_x.width;
         const float* const y = simcc_y.data + static_cast<size_t>(k) * simcc_y.width;
+        if (!detail::all_finite(x, simcc_x.width) || !detail::all_finite(y, simcc_y.width)) {
+            keypoints[k] = {-1 / ratio, -1 / ratio, 0};
+            continue;
+        }
         const float* const best_x = std::max_element(x, x + simcc_x.width);
         const float* const best_y = std::max_element(y, y + simcc_y.width);
         const float score = std::min(*best_x, *best_y);
@@ -559,7 +591,8 @@ inline std::vector<Box> suppress(std::vector<Box> boxes, double iou_limit, int c
 
 // Boxes in input pixels of RTMDet's raw heads, best first. `outputs`: the logits (C, h, w) of every
 // stride, then the distances (4, h, w) of every stride. A cell's prior is (column, row) * stride,
-// its score sigmoid(logit), its box the prior less or plus the distances.
+// its score sigmoid(logit), its box the prior less or plus the distances. A cell with a value that
+// is not finite is no box.
 inline std::vector<Box> decode_rtmdet(const Spec& spec, const std::vector<Map>& outputs) {
     const double score = spec.score_threshold;
     const float least = score > 0 && score < 1
@@ -570,11 +603,18 @@ inline std::vector<Box> decode_rtmdet(const Spec& spec, const std::vector<Map>& 
     for (size_t level = 0; level < levels; level++) {
         const Map &logits = outputs[level], &sides = outputs[levels + level];
         const int cells = logits.height * logits.width;
+        std::vector<bool> lost(cells);
+        for (const Map* map : {&logits, &sides})
+            for (int channel = 0; channel < map->channels; channel++)
+                for (int cell = 0; cell < cells; cell++)
+                    if (!std::isfinite(map->data[channel * map->channel_step + cell]))
+                        lost[cell] = true;
         std::vector<std::pair<float, int>> picked;  // logit, label * cells + cell
         for (int label = 0; label < logits.channels; label++) {
             const float* const plane = logits.data + label * logits.channel_step;
             for (int cell = 0; cell < cells; cell++)
-                if (plane[cell] > least) picked.emplace_back(plane[cell], label * cells + cell);
+                if (!lost[cell] && plane[cell] > least)
+                    picked.emplace_back(plane[cell], label * cells + cell);
         }
         const size_t most = static_cast<size_t>(std::max(spec.nms_candidates_per_level, 0));
         if (picked.size() > most) {
@@ -589,8 +629,9 @@ inline std::vector<Box> decode_rtmdet(const Spec& spec, const std::vector<Map>& 
             const float x = static_cast<float>(cell % logits.width) * stride;
             const float y = static_cast<float>(cell / logits.width) * stride;
             const auto side = [&](int which) { return sides.data[which * sides.channel_step + cell]; };
-            boxes.push_back({x - side(0), y - side(1), x + side(2), y + side(3),
-                             1 / (1 + std::exp(-logit)), index / cells});
+            const Box box{x - side(0), y - side(1), x + side(2), y + side(3),
+                          1 / (1 + std::exp(-logit)), index / cells};
+            if (detail::is_real(box)) boxes.push_back(box);
         }
     }
     return suppress(std::move(boxes), spec.nms_iou, spec.max_boxes);
@@ -603,15 +644,20 @@ inline void to_image(const Placement& placement, float& x, float& y) {
     y = y * static_cast<float>(placement.scale_y) + static_cast<float>(placement.offset_y);
 }
 
-// Boxes above a score in image pixels, clipped to the image; what lies wholly beside it goes.
-// `label` -1 keeps every class.
+// What `label` may be instead of a class: every one, or those that the manifest names.
+constexpr int every_label = -1, own_labels = -2;
+
+// Boxes above a score in image pixels, clipped to the image; what lies wholly beside it goes. Of
+// the classes in `labels`, or of all where there are none.
 inline std::vector<Box> boxes_in_image(const std::vector<Box>& boxes, const Placement& placement,
-                                       const Image& image, double score_threshold, int label) {
+                                       const Image& image, double score_threshold,
+                                       const std::vector<int>& labels) {
     const float width = static_cast<float>(image.width), height = static_cast<float>(image.height);
     std::vector<Box> real;
     for (Box box : boxes) {
         if (!(box.score > static_cast<float>(score_threshold))) continue;
-        if (label >= 0 && box.label != label) continue;
+        if (!labels.empty() && std::find(labels.begin(), labels.end(), box.label) == labels.end())
+            continue;
         to_image(placement, box.x1, box.y1);
         to_image(placement, box.x2, box.y2);
         box.x1 = std::clamp(box.x1, 0.0f, width), box.x2 = std::clamp(box.x2, 0.0f, width);
@@ -619,6 +665,13 @@ inline std::vector<Box> boxes_in_image(const std::vector<Box>& boxes, const Plac
         if (box.x2 > box.x1 && box.y2 > box.y1) real.push_back(box);
     }
     return real;
+}
+
+// The same of one class; `every_label` keeps all.
+inline std::vector<Box> boxes_in_image(const std::vector<Box>& boxes, const Placement& placement,
+                                       const Image& image, double score_threshold, int label) {
+    const std::vector<int> labels(label >= 0 ? 1 : 0, label);
+    return boxes_in_image(boxes, placement, image, score_threshold, labels);
 }
 
 }  // namespace edgepose
@@ -736,9 +789,10 @@ inline Map map_of(const ncnn::Mat& mat) {
     return {static_cast<const float*>(mat.data), mat.c, mat.h, mat.w, mat.cstep};
 }
 
-// People (or other classes, by `label`; -1: all) in an image, best first, in its pixels.
+// People in an image, best first, in its pixels: what the manifest's `labels` name (class 0 where
+// it has none), or another class by `label`, or `every_label`.
 inline std::vector<Box> detect(const Network& detector, const Image& image,
-                               double score_threshold = 0.3, int label = 0) {
+                               double score_threshold = 0.3, int label = own_labels) {
     const Spec& spec = detector.spec();
     if (spec.codec != "rtmdet") throw Error(spec.name + " is no detector of this header");
     const auto [input, placement] =
@@ -746,7 +800,10 @@ inline std::vector<Box> detect(const Network& detector, const Image& image,
     const std::vector<ncnn::Mat> outputs = detector.run(input);
     std::vector<Map> maps;
     for (const ncnn::Mat& output : outputs) maps.push_back(map_of(output));
-    return boxes_in_image(decode_rtmdet(spec, maps), placement, image, score_threshold, label);
+    const std::vector<Box> boxes = decode_rtmdet(spec, maps);
+    if (label == own_labels)
+        return boxes_in_image(boxes, placement, image, score_threshold, spec.labels);
+    return boxes_in_image(boxes, placement, image, score_threshold, label);
 }
 
 // Keypoints of the person in a box, in image pixels.
