@@ -27,7 +27,7 @@ from targets.device_state import DeviceInfo, read_device
 from targets.local import open_local
 from targets.profile import Profile, profiles
 from targets.ssh import open_ssh
-from targets.ssh_login import config_lines
+from targets.ssh_login import config_lines, expanded
 from targets.transport import Transport
 
 __all__ = ["Nearby", "configured_hosts", "find_devices", "fitting_targets"]
@@ -134,9 +134,9 @@ def fitting_targets(
 def configured_hosts(config: Path | None = None) -> tuple[str, ...]:
     """The hosts that ``~/.ssh/config`` names, patterns left out; none where there is no file.
 
-    Raises OSError where it cannot be read.
+    Raises OSError where it cannot be read, ValueError where it is no such file.
     """
-    path = config or Path("~/.ssh/config").expanduser()
+    path = config or expanded("~/.ssh/config")
     if not path.is_file():
         return ()
     names: dict[str, None] = {}
@@ -202,9 +202,10 @@ def _listed(named: Sequence[str], config: Path | None) -> list[Nearby]:
     names = {host.rpartition("@")[2] for host in named}
     try:
         hosts = configured_hosts(config)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         path = config or "~/.ssh/config"
-        return [Nearby("ssh", problem=f"{path} cannot be read: {error.strerror}", asked=False)]
+        why = getattr(error, "strerror", None) or error
+        return [Nearby("ssh", problem=f"{path} cannot be read: {why}", asked=False)]
     return [
         Nearby("ssh", host, problem=f"not asked: edge devices {shlex.quote(host)}", asked=False)
         for host in hosts

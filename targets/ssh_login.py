@@ -9,6 +9,7 @@ that accepts it, whatever StrictHostKeyChecking says.
 from __future__ import annotations
 
 import getpass
+import glob
 import logging
 import os
 import re
@@ -21,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edge.digits import parse_digits
 from edge.errors import DeviceError
 from targets.known_hosts import fingerprint, known_keys
 
@@ -76,8 +78,8 @@ def read_login(host: str, *, config: Path | None = None, known_hosts: Path | Non
     alias = match["name"].strip("[]")
     options = _options(config, alias, match["user"], match["port"])
     hostname, port, user = options["hostname"], options["port"], options["user"]
-    files = [Path(text).expanduser() for text in options.get("userknownhostsfile", "").split()]
-    files = files or [Path("~/.ssh/known_hosts").expanduser()]
+    files = [expanded(text) for text in options.get("userknownhostsfile", "").split()]
+    files = files or [expanded("~/.ssh/known_hosts")]
     files.append(Path("/etc/ssh/ssh_known_hosts"))
     by_default = hostname.lower() if port == 22 else f"[{hostname.lower()}]:{port}"
     accept = ["ssh", *(["-F", str(config)] if config else [])]
@@ -92,7 +94,7 @@ def read_login(host: str, *, config: Path | None = None, known_hosts: Path | Non
         accept=shlex.join([*accept, f"{match['user']}@{alias}" if match["user"] else alias]),
         known_hosts=(known_hosts,) if known_hosts else tuple(files),
         host_key_name=options.get("hostkeyalias", by_default),
-        identities=tuple(Path(path).expanduser() for path in options.get("identityfile", ())),
+        identities=tuple(expanded(path) for path in options.get("identityfile", ())),
         identities_only=options.get("identitiesonly", "no") == "yes",
         jumps=tuple(jump for jump in jumps if jump and jump not in ("none", alias, hostname)),
         proxy_command=options.get("proxycommand") or "",
@@ -142,18 +144,44 @@ def _options(config: Path | None, alias: str, user: str | None, port: str | None
     """What the configuration says of a host; what the user wrote beside its name goes first."""
     import paramiko
 
-    path = config or Path("~/.ssh/config").expanduser()
+    path = config or expanded("~/.ssh/config")
     lines = [f"User {user}"] if user else []
     lines += [f"Port {port}"] if port else []
     try:
         if config is not None or path.is_file():
             lines += config_lines(path)
-        lines += ["Host *", f"User {getpass.getuser()}", "Port 22"]
+        lines += ["Host *", f"User {_own_name()}", "Port 22"]
         options = dict(paramiko.SSHConfig.from_text("\n".join(lines)).lookup(alias))
-        options["port"] = int(options["port"])
     except (paramiko.SSHException, OSError, ValueError) as error:
         raise DeviceError(f"{path}: cannot be read as a configuration of ssh: {error}") from None
-    return options
+    number = parse_digits(str(options["port"]))
+    if number not in _PORTS:
+        raise DeviceError(
+            f"{path}: cannot be read as a configuration of ssh: the port of {alias} is "
+            f"{options['port']!r}, not 1 to 65535"
+        )
+    return options | {"port": number}
+
+
+def _matching(pattern: str) -> list[str]:
+    """The files of a pattern as glob(3) has them: two stars are one, and search no whole disk."""
+    return [] if "\0" in pattern else sorted(glob.glob(pattern))  # noqa: PTH207
+
+
+def _own_name() -> str:
+    """Who we are; like a process without a name where the machine does not know."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def expanded(text: str) -> Path:
+    """The path with the home folder in it; as it is, which no file is at, where nobody has one."""
+    try:
+        return Path(text).expanduser()
+    except (RuntimeError, ValueError):  # a name of a user that no system can have
+        return Path(text)
 
 
 def config_lines(path: Path, depth: int = 0) -> Iterator[str]:
@@ -168,10 +196,9 @@ def config_lines(path: Path, depth: int = 0) -> Iterator[str]:
             continue
         for pattern in shlex.split(rest):
             # Relative to ~/.ssh, and the block that holds the line goes on after the file.
-            whole = Path("~/.ssh").expanduser() / Path(pattern).expanduser()
-            root = Path(whole.anchor)
-            for file in sorted(root.glob(str(whole.relative_to(root)))):
-                yield from config_lines(file, depth + 1)
+            whole = (expanded("~/.ssh") / expanded(pattern)).absolute()
+            for file in _matching(str(whole)):
+                yield from config_lines(Path(file), depth + 1)
                 yield block
 
 
@@ -370,7 +397,7 @@ def _keys(login: Login, stack: ExitStack) -> Iterator[tuple[str, Any]]:
     import paramiko
 
     files = login.identities or tuple(
-        path for name in _DEFAULT_KEYS if (path := Path("~/.ssh", name).expanduser()).is_file()
+        path for name in _DEFAULT_KEYS if (path := expanded(f"~/.ssh/{name}")).is_file()
     )
     wanted = set()
     for path in files:
