@@ -1,7 +1,7 @@
 # Names for commands; the logic is in `edge` and .ci/. `make help` explains.
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-torch setup-onnx2tf setup-runner setup-tests convert devices bench report assets deploy run eval sensitivity verify info zoo fetch \
-  export bench-runtime bench-variants bench-harness bench-peers bench-tracking docs-pictures choose train-demo lint test test-quick test-slow lock clean
+  export bench-runtime bench-variants bench-harness bench-peers bench-tracking docs-pictures choose train-demo lint test test-quick test-slow test-faults lock clean
 
 TARGET ?= android
 MODEL ?= rtmpose-t-demo
@@ -44,8 +44,9 @@ uses-train-demo := OUT
 uses-test := ARGS
 uses-test-quick := ARGS
 uses-test-slow := ARGS
+uses-test-faults := INPUTS KILLS ARGS
 # Read by .ci/setup, by the programs that are started, or by make itself.
-everywhere := PYTHON EDGEPOSE_CACHE EDGEPOSE_MIRROR HOME TMPDIR PATH SHELL MAKEFLAGS PIP_% %_proxy %_PROXY
+everywhere := PYTHON EDGEPOSE_CACHE EDGEPOSE_MIRROR EDGEPOSE_INSECURE_MIRROR HOME TMPDIR PATH SHELL MAKEFLAGS PIP_% %_proxy %_PROXY
 goals := $(or $(MAKECMDGOALS),$(.DEFAULT_GOAL))
 known := $(foreach goal,$(goals),$(uses-$(goal)))
 given := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
@@ -176,6 +177,9 @@ test-quick: .venv/.ready ## the tests of seconds, with what is set up already
 
 test-slow: setup-tests ## the long tests: whole conversions, accuracy in full
 	@.ci/test slow $(ARGS)
+
+test-faults: .venv/.ready ## faults on purpose: INPUTS=100000 damaged ones, KILLS=20 of each command, full disks
+	@$(python) -m tests.faults $(if $(INPUTS),--inputs $(INPUTS)) $(if $(KILLS),--kills $(KILLS)) $(ARGS)
 
 lock: ## pin the newest allowed versions anew (needs uv)
 	uv pip compile pyproject.toml --extra host --group dev --python-version 3.11 --generate-hashes \

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from tests.conftest import ROOT
 from tests.faults.readers import KINDS
 
-__all__ = ["Tally", "fuzz"]
+__all__ = ["Tally", "fuzz", "summary"]
 
 _LIMIT_S = 10.0
 _START_S = 300.0
@@ -49,12 +49,12 @@ def fuzz(
     count: int, *, seed: int = 0, kinds: tuple[str, ...] = (), workers: int = 2
 ) -> dict[str, Tally]:
     """Read ``count`` inputs in all, of each kind its share; one thread a worker process."""
-    chosen = kinds or tuple(KINDS)
-    shares = sum(KINDS[name].share for name in chosen)
+    chosen = kinds or tuple(name for name, kind in KINDS.items() if kind.share)
+    shares = sum(KINDS[name].share for name in chosen) or 1
     tallies = {name: Tally() for name in chosen}
     lock = threading.Lock()
     for name in chosen:
-        many = max(1, count * KINDS[name].share // shares)
+        many = count if len(chosen) == 1 else max(1, count * KINDS[name].share // shares)
         threads = [
             threading.Thread(
                 target=_work, args=(name, seed, one, workers, many, tallies[name], lock)

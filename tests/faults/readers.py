@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,8 +35,7 @@ _KEY = "AAAAC3NzaC1lZDI1NTE5AAAAIJ1y0mE2mLr3oY0b1VQm1sVq1m8mE0l7n2Jm3mO4t8kZ"
 class Kind:
     """``seeds`` are made in a folder; ``read`` gets an input and a folder to put it in.
 
-    ``share`` is what a thousandth of all inputs is of this kind; ``heavy`` ones may crash or hang,
-    and are few.
+    Of a thousand inputs ``share`` are of this kind.
     """
 
     seeds: Callable[[Path], list[bytes]]
@@ -406,7 +406,26 @@ KINDS = {
     "sdk": Kind(_sdk_seeds, mutated_json, _read_sdk, 10),
     "onnx": Kind(_onnx_seeds, mutated_onnx, _read_onnx, 100),
 }
-"""Of a thousand inputs so many are of each kind."""
+
+
+def _read_itself(data: bytes, folder: Path) -> None:
+    """For the test of the harness: what is right, refused, an escape or a death."""
+    del folder
+    match data:
+        case b"refuse":
+            raise EdgeError("no")
+        case b"escape":
+            raise ValueError("as it should not be")
+        case b"die":
+            os._exit(9)
+
+
+_ITSELF = Kind(
+    lambda _: [b"right"],
+    lambda _, rng: rng.choice((b"right", b"refuse", b"escape", b"die")),
+    _read_itself,
+    0,
+)
+KINDS["itself"] = _ITSELF
 
 assert sum(kind.share for kind in KINDS.values()) == 1000
-assert issubclass(EdgeError, Exception)
