@@ -10,7 +10,13 @@ import re
 import struct
 from collections.abc import Iterator
 
-__all__ = ["count_pictures", "holds_jpeg_video", "is_camera_raw", "stored_orientation"]
+__all__ = [
+    "count_pictures",
+    "holds_jpeg_video",
+    "is_camera_raw",
+    "is_cut_png",
+    "stored_orientation",
+]
 
 _TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 # Tags of TIFF 6.0, TIFF/EP and DNG.
@@ -209,6 +215,17 @@ def _of_png(data: bytes) -> int:
             return 1
         at += 12 + length
     return 1
+
+
+def is_cut_png(data: bytes) -> bool:
+    """Whether a chunk of a PNG ends behind the file: OpenCV makes room for all that it claims."""
+    at = 8
+    while at + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        at += 12 + length
+        if kind == b"IEND":
+            break
+    return at > len(data)
 
 
 def _exif_of_png(data: bytes) -> bytes:

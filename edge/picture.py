@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edge.containers import count_pictures, stored_orientation
+from edge.containers import count_pictures, is_cut_png, stored_orientation
 from edge.errors import ImageError
 from edge.files import write_bytes
 from edge.quiet import quietly
@@ -46,7 +46,13 @@ _NUMBERED = (
 
 
 # How OpenCV and the libraries in it begin lines about a file.
-_LOGS = (b"[ WARN:", b"[ERROR:", b"[ INFO:", b"libpng ", b"Corrupt JPEG", b"Premature end", b"\n")
+_LOGS = (
+    *(b"[ WARN:", b"[ERROR:", b"[ INFO:", b"libpng ", b"\n"),
+    *(b"Warning: ", b"Corrupt JPEG", b"Premature end", b"Invalid ", b"Unknown Adobe"),
+    *(b"Inconsistent progression", b"Application transferred"),
+)
+# 16384 x 16384; a damaged header of some bytes can claim far more, and be believed.
+_MOST_PIXELS = 1 << 28
 _TURNED_HERE = ("JPEG", "PNG", "WebP", "AVIF")
 # Suffix -> the one by which OpenCV knows the format, of those that are written under their own.
 _WRITTEN = {
@@ -81,7 +87,8 @@ def read_image(path: Path, several: dict[str, int] | None = None) -> npt.NDArray
     flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if turn else 0)
     try:
         with _quietly():
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+            cut = found.name == "PNG" and is_cut_png(data)
+            image = None if cut else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         image = None
     if image is None:
@@ -212,6 +219,8 @@ def import_opencv() -> Any:
     """
     # Read when the first video is opened; -8 is FFmpeg's "quiet".
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    # Read when OpenCV is loaded, which some program around this one may have done already.
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(_MOST_PIXELS))
     cv2 = import_engine("cv2", "image")
     # Up to OpenCV 4 it is there, from 5 on here; 0 is "silent".
     set_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel

@@ -249,6 +249,10 @@ def test_pictures_that_are_cut_short(
             pytest.skip("this OpenCV does not read GIF")
         with pytest.raises(ImageError, match=f"the {PICTURES[form]} is damaged, cut short"):
             read_image(path)
+    if form == "PNG":  # a chunk that claims 4 GB
+        path.write_bytes(data[:33] + b"\xff" * 4 + data[37:])
+        with pytest.raises(ImageError, match="the PNG is damaged, cut short"):
+            read_image(path)
     path.write_bytes(b"")
     with pytest.raises(ImageError, match="an empty file"):
         read_image(path)
