@@ -125,6 +125,7 @@ def _plain(row: Row) -> Row:
     """What COCO's evaluation reads of an annotation; no area where it has none."""
     box = [float(value) for value in row["bbox"]]
     plain = {
+        "id": row.get("id"),
         "image_id": row["image_id"],
         "category_id": row.get("category_id", 1),
         "iscrowd": int(row.get("iscrowd", 0)),
@@ -147,8 +148,17 @@ def _truth(
             f"{len(without)} of {len(rows)} annotations have no area: {_AREA_OF_BOX} of the box's "
             "is taken"
         )
+    ids = [row.pop("id") for row in rows]
     # COCOeval takes an annotation's id of 0 for "not matched": ids begin at 1.
-    numbered = [{"id": number, **row} for number, row in enumerate(rows, start=1)]
+    numbers = [own for own in ids if type(own) is int and own > 0]
+    if len(set(numbers)) < len(rows):
+        if numbers:  # who wrote none, or 0 throughout, does not look for them
+            notices.append(
+                "the annotations' ids are not a whole number above 0 each, all of them different: "
+                "they are numbered from 1 in the order of the file"
+            )
+        ids = list(range(1, len(rows) + 1))
+    numbered = [{"id": own, **row} for own, row in zip(ids, rows, strict=True)]
     images = [
         {"id": row["id"], "file_name": str(row["file_name"]), "height": int(row["height"]),
          "width": int(row["width"])}

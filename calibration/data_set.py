@@ -78,8 +78,9 @@ class GivenBoxes:
 class DataSet:
     """Pictures and the truth about them for models of one task and keypoint set.
 
-    ``truth`` is a COCO dictionary whose annotations are numbered from 1; ``sha256`` is over the
-    bytes of all pictures and the truth; ``notices`` are lines that a user should see.
+    ``truth`` is a COCO dictionary whose annotations have the ids of the file, or are numbered
+    from 1 where these are no ids; ``sha256`` is over the bytes of all pictures and the truth,
+    ``file_sha256`` that of the annotation file; ``notices`` are lines that a user should see.
     """
 
     text: str
@@ -88,6 +89,7 @@ class DataSet:
     pictures: tuple[Picture, ...]
     truth: dict[str, Any]
     notices: tuple[str, ...] = ()
+    file_sha256: str | None = None
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -208,6 +210,7 @@ def annotated_data(path: Path, spec: ModelSpec, images_folder: Path | None = Non
         tuple(pictures),
         truth,
         (*notices, *_duplicates(names_of), *([first_taken(several)] if several else [])),
+        hashlib.sha256(path.read_bytes()).hexdigest(),
     )
 
 

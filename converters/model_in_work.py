@@ -16,7 +16,7 @@ from converters.prepare import Prepared, prepare, with_batch
 from converters.source import Source
 from edge.artifact import Artifact
 from edge.engines.onnxruntime import OnnxRuntimeSession
-from edge.errors import EdgeError, SpecError
+from edge.errors import EdgeError, ModelFileError, SpecError
 from edge.session import EngineSettings, Feeds, Session, open_session
 from edge.spec import Format, ModelSpec, Precision
 
@@ -103,6 +103,12 @@ class ModelInWork:
             keypoint_set=self.source.keypoint_set,
             batch=batch,
         )
+        said, found = self.source.class_count, made.spec.class_count
+        if None not in (said, found) and said != found:
+            raise ModelFileError(
+                f"{self.source.path}: tells {found} classes apart, and the zoo says that "
+                f"{self.source.name} has {said}: it is another model, or the zoo is wrong"
+            )
         made = replace(made, notes=(*self.source.notes, *made.notes))
         if self.asked.on_note and not self._prepared:
             for note in made.notes:

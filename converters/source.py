@@ -15,7 +15,8 @@ class Source:
     """The model file, and what the user said of it beyond its content.
 
     ``keypoint_set`` replaces what the file or its description says; ``notes`` are what was assumed
-    when the description was read.
+    when the description was read. ``class_count`` is how many classes the zoo says that a detector
+    has.
     """
 
     name: str
@@ -24,3 +25,4 @@ class Source:
     input_hw: tuple[int, int] | None = None
     keypoint_set: str | None = None
     notes: tuple[str, ...] = ()
+    class_count: int | None = None

@@ -101,10 +101,11 @@ def find_source(
         chosen = _checked_name(name or (path.resolve().name if path.is_dir() else stem))
         if path.is_file():
             refuse_other_kind(path, _EXPECTED.get(path.suffix, "onnx"))
+    classes = entry.num_classes if entry else None
     if path.suffix == ".pth" and not path.is_dir():
         path, found = _export(path, chosen, entry, input_hw, say)
         # The size that was asked for is the exported file's own now.
-        return Source(chosen, path, spec or found, keypoint_set=keypoint_set)
+        return Source(chosen, path, spec or found, keypoint_set=keypoint_set, class_count=classes)
     if path.suffix == ".zip" or path.is_dir():
         sdk = _read_sdk(path, chosen)
         found, notes = sdk.spec, sdk.notes
@@ -112,10 +113,11 @@ def find_source(
             found, notes = replace(found, keypoint_set=entry.keypoint_set), ()
         if spec or keypoint_set:
             notes = ()
-        return Source(chosen, sdk.onnx_path, spec or found, input_hw, keypoint_set, notes)
+        found = spec or found
+        return Source(chosen, sdk.onnx_path, found, input_hw, keypoint_set, notes, classes)
     if input_hw is not None and spec is None:
         path = sized_copy(path, input_hw)
-    return Source(chosen, path, spec, input_hw, keypoint_set)
+    return Source(chosen, path, spec, input_hw, keypoint_set, class_count=classes)
 
 
 def _better_file(entry: ZooEntry) -> Literal["checkpoint"] | None:

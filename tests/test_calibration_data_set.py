@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,30 @@ def test_annotations_become_pictures_and_boxes(tmp_path: Path) -> None:
     assert [row["id"] for row in data.truth["annotations"]] == [1, 2]
     assert (first.annotation_ids.tolist(), second.annotation_ids.tolist()) == ([2], [1])
     assert data.notices == ()
+
+
+@pytest.mark.parametrize(
+    ("ids", "want", "told"),
+    [
+        ((900100262487, 17), [900100262487, 17], False),
+        ((5, 5), [1, 2], True),
+        ((0, 3), [1, 2], True),
+        (("a", "b"), [1, 2], False),
+        ((None, None), [1, 2], False),
+    ],
+    ids=str,
+)
+def test_answers_name_the_files_own_annotations(
+    tmp_path: Path, ids: Any, want: list[int], told: bool
+) -> None:
+    rows = [annotation(3, [5.0, 5, 30, 40], id=ids[0]), annotation(7, [9.0, 9, 30, 40], id=ids[1])]
+    path = written(tmp_path, rows)
+    data = load_data(path, pose_spec())
+    assert [row["id"] for row in data.truth["annotations"]] == want
+    given = {p.image_id: data.true_boxes(p).annotation_ids.tolist() for p in data.pictures}
+    assert given == {3: [want[0]], 7: [want[1]]}
+    assert any("ids" in notice for notice in data.notices) is told
+    assert data.file_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_crowds_unlabelled_people_and_empty_boxes_are_not_looked_into(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ import pytest
 
 from converters import zoo
 from converters.download import DownloadError
+from converters.job import FeedSource
+from converters.model_in_work import Asked, ModelInWork
 from converters.source import Source
 from converters.zoo import find_entry, find_source, zoo_entries, zoo_fetch
 from converters.zoo_entry import ZooEntry, parse_zoo
@@ -53,6 +55,32 @@ def test_every_entry_says_where_its_model_is() -> None:
             assert sha256_of(ROOT / "converters" / entry.file) == entry.sha256
     urls = [url for e in entries.values() for url in (e.archive, e.checkpoint) if url]
     assert len(set(urls)) == len(urls)
+
+
+def in_work(source: Source, folder: Path) -> ModelInWork:
+    return ModelInWork(source, "", folder, Asked(FeedSource("", lambda _: ())))
+
+
+def test_class_counts_are_those_of_the_files(tmp_path: Path) -> None:
+    """Of every detector whose file is there: in the kit, or fetched before."""
+    entries = zoo_entries()
+    cached = {name for name, row in zoo_json(entries.values()).items() if row["cached"]}
+    checked = 0
+    for name, entry in entries.items():
+        if entry.num_classes and (entry.file or (entry.archive and name in cached)):
+            model = ModelInWork(
+                find_source(name), "", tmp_path, Asked(FeedSource("", lambda _: ()))
+            )
+            assert model.prepared(1).spec.class_count == entry.num_classes, name
+            checked += 1
+    assert checked >= 1
+
+
+def test_a_zoo_that_miscounts_is_not_believed(tmp_path: Path) -> None:
+    source = replace(find_source("rtmdet-nano-demo"), class_count=80)
+    model = in_work(source, tmp_path)
+    with pytest.raises(ModelFileError, match=r"tells 1 classes apart, and the zoo says .* has 80"):
+        model.prepared(1)
 
 
 def test_hashes_are_those_in_the_file_names() -> None:

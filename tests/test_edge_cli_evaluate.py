@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 from collections.abc import Callable
@@ -59,7 +60,7 @@ def figures(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 def test_figures_as_a_table_and_as_json(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert edge_eval(tiny, "--data", "synthetic:4") == 0
     printed = capsys.readouterr()
-    assert printed.err == ""
+    assert "frames/s" not in printed.err, "no terminal, no progress"
     assert "4 synthetic crops, seed 2, variety 0.25" in printed.out
     assert "<- decides" in printed.out
     assert "4 pictures in " in printed.out
@@ -72,6 +73,24 @@ def test_figures_as_a_table_and_as_json(tiny: Path, capsys: pytest.CaptureFixtur
         shown = f"{value:.0f}" if name == "keypoints" else f"{value:.4f}"
         line = next(line for line in printed.out.splitlines() if line.split()[:1] == [name])
         assert line.split()[1] == shown
+
+
+def test_predictions_name_what_the_file_names(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its pictures, its annotations, and its own sha256."""
+    path = shared("data/coco/test_coco.json")
+    own = json.loads(path.read_text())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    answers = tmp_path / "answers.json"
+    assert edge_eval(tiny, "--data", path, "--predictions", answers) == 0
+    assert f"sha256 {digest[:16]}" in capsys.readouterr().out
+    image_of = {row["id"]: row["image_id"] for row in own["annotations"]}
+    rows = json.loads(answers.read_text())["results"]
+    assert len(rows) > 5
+    assert all(image_of[row["annotation_id"]] == row["image_id"] for row in rows)
+    assert edge_eval(tiny, "--data", path, "--json") == 0
+    assert figures(capsys)["file_sha256"] == digest
 
 
 @pytest.mark.parametrize("flip", [[], ["--flip"]])

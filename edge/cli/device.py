@@ -85,8 +85,9 @@ def _quantisation_lines(artifact: Artifact) -> list[str]:
     if artifact.quantisation:
         made = artifact.quantisation
         text = made.get("calibration", {}).get("text", "unknown pictures")
+        # Over the pictures and their boxes: no file's own.
         sha256 = str(made.get("calibration", {}).get("sha256", ""))[:16]
-        lines.append(f"quantised: calibrated on {text}, sha256 {sha256}")
+        lines.append(f"quantised: calibrated on {text}, fingerprint {sha256}")
         floats = ", ".join(made.get("float_parts", ())) or "none"
         lines.append(f"  parts that stay float, of {made.get('parts')}: {floats}")
     if artifact.accuracy:

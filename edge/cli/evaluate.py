@@ -98,6 +98,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         "engine": session.engine,
         "inference_precision": session.inference_precision,
         "data": data.text,
+        "file_sha256": data.file_sha256,
         "data_sha256": data.sha256,
         "boxes": _boxes_text(arguments, session),
         "flip": arguments.flip,
@@ -198,10 +199,12 @@ def _merged(paths: Sequence[Path], about: Mapping[str, Any], data: DataSet) -> l
 
 
 def _table(report: Mapping[str, Any]) -> str:
+    own = f", its sha256 {report['file_sha256'][:16]}" if report["file_sha256"] else ""
     head = (
         f"{report['model']} on {report['engine']} ({report['inference_precision']})\n"
-        f"{report['data']}, sha256 {report['data_sha256'][:16]}, boxes: {report['boxes']}"
-        f"{', flip test' if report['flip'] else ''}"
+        f"{report['data']}{own}, boxes: {report['boxes']}"
+        f"{', flip test' if report['flip'] else ''}\n"
+        f"fingerprint of pictures and truth: {report['data_sha256'][:16]}"
     )
     lines = [head]
     for name, value in report["figures"].items():
