@@ -8,6 +8,7 @@ from typing import Any
 
 from converters.onnx_walk import all_nodes
 from edge.errors import ModelFileError
+from edge.printable import printable
 
 __all__ = [
     "STANDARD_DOMAINS",
@@ -148,7 +149,7 @@ def check_operators(model: Any, path: Path) -> None:
             continue
         except onnx.defs.SchemaError:
             pass
-        name = node.name or next(iter(node.output), "")
+        name, operator = node.name or next(iter(node.output), ""), printable(node.op_type)
         since = [
             schema.since_version
             for schema in onnx.defs.get_all_schemas_with_history()
@@ -156,13 +157,13 @@ def check_operators(model: Any, path: Path) -> None:
         ]
         if since:
             raise ModelFileError(
-                f"{path}: node {name!r} is {node.op_type}, which opset {version} does not have "
+                f"{path}: node {name!r} is {operator}, which opset {version} does not have "
                 f"({min(since)} and later do): export the model with such an opset"
             )
         quantised = _quantised_kind([node])
         if quantised:
             raise ModelFileError(_already_quantised(path, quantised))
-        shown = f"{node.domain}::{node.op_type}" if domain else node.op_type
+        shown = f"{printable(node.domain)}::{operator}" if domain else operator
         raise ModelFileError(
             f"{path}: node {name!r} is the custom operator {shown}, which no converter knows; "
             + _without_it(node.domain)

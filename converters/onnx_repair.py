@@ -35,6 +35,7 @@ def put_right(model: Any, path: Path) -> Any:
     _drop_idle_inputs(model)
     _open_sizes(model)
     _plain_border(model)
+    _tell_nodes_apart(model)
     return model
 
 
@@ -209,6 +210,22 @@ def plain_names(model: Any) -> None:
     for inner in all_graphs(graph):
         for node in inner.node:
             node.name = _ODD.sub("_", node.name)
+    _tell_nodes_apart(model)
+
+
+def _tell_nodes_apart(model: Any) -> None:
+    """No two nodes of a graph share a name, which ONNX Runtime refuses; none at all is fine."""
+    for graph in all_graphs(model.graph):
+        taken = {node.name for node in graph.node}
+        seen: set[str] = set()
+        number = 1
+        for node in graph.node:
+            if node.name and node.name in seen:
+                while f"{node.name}_{number}" in taken:
+                    number += 1
+                node.name = f"{node.name}_{number}"
+                taken.add(node.name)
+            seen.add(node.name)
 
 
 def _rename(graph: Any, candidates: set[str]) -> None:
