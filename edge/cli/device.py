@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edge.artifact import Artifact, load_artifact
+from edge.artifact import MANIFEST, Artifact, load_artifact
 from edge.session import (
     EngineSettings,
     InferencePrecision,
@@ -18,10 +18,10 @@ from edge.session import (
 
 
 def _open(text: str, arguments: argparse.Namespace) -> Session:
-    """A session of an artifact folder, or (in a checkout) of an untouched ONNX file."""
+    """A session of an artifact folder, or (in a checkout) of an untouched ONNX or SDK model."""
     path = Path(text)
     precision: InferencePrecision | None = arguments.inference_precision
-    if path.is_dir():
+    if path.is_dir() and ((path / MANIFEST).is_file() or not (path / "deploy.json").is_file()):
         artifact = load_artifact(path, allow_failed=arguments.allow_failed)
         settings = EngineSettings(arguments.threads, precision or shipped_precision(artifact))
         return open_session(artifact, settings)
