@@ -29,7 +29,7 @@ from urllib.request import Request, build_opener
 from converters.address import file_name
 from edge.digits import parse_digits
 from edge.errors import EdgeError
-from edge.files import sha256_of
+from edge.files import in_home, sha256_of
 
 __all__ = ["DownloadError", "Progress", "fetch"]
 
@@ -144,7 +144,7 @@ def _places(url: str, mirror: str | None) -> tuple[str | Path, ...]:
     if urlsplit(mirror).scheme in ("http", "https"):
         base = mirror.rstrip("/")
         return (f"{base}/{file_name(url)}", f"{base}/{inner}")
-    folder = Path(mirror).expanduser()
+    folder = in_home(mirror)
     if not folder.is_dir():
         raise DownloadError(f"EDGEPOSE_MIRROR={mirror}: neither a folder nor an http(s) URL")
     return (folder / file_name(url), folder / inner)

@@ -6,6 +6,8 @@ Reading order: ``spec`` and ``keypoints`` (what a model is), ``artifact`` (what 
 who), ``latency``, ``cli``.
 """
 
+import os
+
 from edge.artifact import Artifact, load_artifact
 from edge.detector import Boxes, Detector
 from edge.errors import EdgeError
@@ -16,6 +18,10 @@ from edge.pose import PoseEstimator
 from edge.session import EngineSettings, Session, open_session
 from edge.spec import KEYPOINT_SETS, KeypointSet, ModelSpec, TensorSpec, Variant
 from edge.tracker import PoseTracker, TrackedPose, TrackerParams
+
+# ONNX Runtime reports its use to its maker and writes an identity into the user's folders when it
+# is imported, by whichever module that may be (1.31.1, its Privacy.md). Read then, and never again.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 

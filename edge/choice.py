@@ -47,7 +47,8 @@ class Choice:
     """What to run: an artifact, the arithmetic to open it with, and all that there was.
 
     ``latency_ms`` is that of the chosen candidate, ``doubt`` says by what it was disturbed; empty
-    where by nothing. ``remembered``: read from ``file``, not measured just now.
+    where by nothing. ``remembered``: read from ``file``, not measured just now;
+    ``file`` is None where this user has no folder for it.
     """
 
     artifact: Artifact
@@ -58,7 +59,7 @@ class Choice:
     measured_utc: str
     doubt: str
     remembered: bool
-    file: Path
+    file: Path | None
 
     @property
     def chosen(self) -> Candidate:
@@ -116,8 +117,12 @@ def choose(
         "inference_precision": settings.inference_precision,
         "bf16_can_be_checked": check is not None,
     }
-    path = record_path(settings.folder, model, identity)
-    if not settings.again:
+    try:
+        path = record_path(settings.folder, model, identity)
+    except EdgeError as error:
+        path = None
+        say(f"{model}: the choice cannot be remembered ({error})")
+    if path and not settings.again:
         try:
             data = read_record(path, identity)
             known = None if data is None else _remembered(data, artifacts, threads, path)
@@ -130,7 +135,8 @@ def choose(
     now = datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
     choice = _choice(candidates, threads, now, doubt, path, remembered=False)
     try:
-        write_record(path, {**choice.to_json(), "depends_on": identity})
+        if path:
+            write_record(path, {**choice.to_json(), "depends_on": identity})
     except OSError as error:
         say(f"{path}: the choice cannot be remembered ({error.strerror or error})")
     return choice
@@ -222,7 +228,7 @@ def _choice(
     threads: int,
     when: str,
     doubt: str,
-    path: Path,
+    path: Path | None,
     *,
     remembered: bool,
 ) -> Choice:

@@ -28,6 +28,7 @@ from edge.errors import EdgeError
 __all__ = [
     "cache_folder",
     "home_folder",
+    "in_home",
     "private_folder",
     "replacing",
     "sha256_of",
@@ -59,6 +60,17 @@ def home_folder() -> Path:
         raise EdgeError(
             "this user has no home folder here: set HOME, or for the kit's own files EDGEPOSE_CACHE"
         ) from None
+
+
+def in_home(text: str) -> Path:
+    """A path with ``~`` replaced by the home folder; as it is where this user has none.
+
+    For files that may be missing: none is called so then.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
 
 
 def cache_folder() -> Path:

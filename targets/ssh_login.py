@@ -173,7 +173,8 @@ def _own_name() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):
-        return str(os.getuid())
+        os.environ["LOGNAME"] = str(os.getuid())  # paramiko asks in the same way
+        return os.environ["LOGNAME"]
 
 
 def expanded(text: str) -> Path:

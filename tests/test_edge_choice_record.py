@@ -141,6 +141,7 @@ def test_a_damaged_memory_is_measured_anew(bench: Bench, damage: Callable[[bytes
     bench.add("onnx-fp32", 60.0)
     bench.add("tflite-int8", 40.0)
     path = bench.choose().file
+    assert path
     path.write_bytes(damage(path.read_bytes()))
     choice = bench.choose()
     assert not choice.remembered
@@ -177,6 +178,7 @@ def test_a_doubt_does_not_stay(bench: Bench, when: str, monkeypatch: pytest.Monk
     waited = iter([0, 10**12, 0, 0])
     monkeypatch.setattr(edge.choice_measure, "waiting_ns", lambda: next(waited))
     path = bench.choose().file
+    assert path
     assert bench.choose().remembered
     edited = _edited(lambda data: data.update(measured_utc=when))
     path.write_bytes(edited(path.read_bytes()))

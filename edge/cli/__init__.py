@@ -144,6 +144,11 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("artifact", type=Path)
     info.add_argument("--allow-failed", action="store_true")
     info.add_argument("--json", action="store_true")
+    info.add_argument(
+        "--spec",
+        action="store_true",
+        help="the spec of the file it was made of, as --spec reads it",
+    )
 
     export = command("export", models.export, "Write a checkpoint as a verified ONNX file.")
     export.add_argument("checkpoint", help=".pth file of RTMPose, RTMDet or RTMO, or zoo name")

@@ -297,7 +297,8 @@ def _table(choice: Choice) -> str:
             lines.append(f"with 4 people {best.name} is the fastest; 1 person decides")
     if choice.doubt:
         lines.append(f"others were busy: {choice.doubt}; measure anew with --again")
-    return "\n".join([*lines, f"kept in {choice.file}"])
+    kept = [] if choice.file is None else [f"kept in {choice.file}"]
+    return "\n".join([*lines, *kept])
 
 
 def _cells(one: Candidate, *, pose: bool) -> list[str]:

@@ -15,6 +15,8 @@ from edge.session import (
     open_session,
     shipped_precision,
 )
+from edge.spec import ModelSpec
+from edge.spec_text import spec_lines
 
 
 def _open(text: str, arguments: argparse.Namespace) -> Session:
@@ -37,14 +39,15 @@ def info(arguments: argparse.Namespace) -> int:
         print(json.dumps(artifact.to_json(), indent=2))
         return 0
     spec = artifact.spec
+    if arguments.spec:
+        source = artifact.source.get("spec")
+        where = f"{artifact.folder}: source"
+        whole = spec if source is None else ModelSpec.from_json(source, where)
+        print("\n".join(spec_lines(whole)))
+        return 0
     lines = [f"{spec.name} as {artifact.variant}" + (" (FAILED)" if artifact.failed else "")]
     lines.append("spec:")
-    for key, value in spec.to_json().items():
-        if key == "input":
-            value = f"{value['name']} {value['shape']} {value['dtype']}"
-        elif key in ("outputs", "constants"):
-            value = ", ".join(f"{tensor['name']} {tensor['shape']}" for tensor in value)
-        lines.append(f"  {key:<26} {value}")
+    lines += [f"  {line}" for line in spec_lines(spec)]
     lines.append("files:")
     for role, name in artifact.files.items():
         size = (artifact.folder / name).stat().st_size

@@ -47,7 +47,7 @@ class OnnxRuntimeSession(Session):
     ) -> None:
         refuse_bf16(settings, "ONNX Runtime")
         runtime = import_engine("onnxruntime", "onnxruntime")
-        # Its packages can report their use to their maker, on Linux too (1.31.1).
+        # Where somebody imported it before this package, who turns it off from the start.
         if hasattr(runtime, "disable_telemetry_events"):
             runtime.disable_telemetry_events()
         options = runtime.SessionOptions()
