@@ -239,13 +239,15 @@ def _inferred_shapes(model: Any, names: list[str], path: Path) -> dict[str, tupl
 def _same_spec(
     spec: ModelSpec, shapes: dict[str, tuple[int | None, ...]], batch: int | None
 ) -> ModelSpec:
-    return replace(
-        spec,
-        input=TensorSpec(spec.input.name, (batch, *spec.input.shape[1:])),
-        outputs=tuple(
-            TensorSpec(t.name, (batch, *shapes[t.name][1:]), t.dtype) for t in spec.outputs
-        ),
-    )
+    outputs = []
+    for tensor in spec.outputs:
+        # What inference leaves open the spec may know: it was measured, or described.
+        sizes = shapes[tensor.name][1:]
+        own = tensor.shape[1:] if len(tensor.shape) == len(sizes) + 1 else sizes
+        known = [size or was for size, was in zip(sizes, own, strict=True)]
+        outputs.append(TensorSpec(tensor.name, (batch, *known), tensor.dtype))
+    image = TensorSpec(spec.input.name, (batch, *spec.input.shape[1:]))
+    return replace(spec, input=image, outputs=tuple(outputs))
 
 
 def _raw_head_spec(

@@ -158,7 +158,8 @@ def _open_size(path: Path, outputs: Outputs) -> str:
     fits = f"; its outputs fit {guess} at 2 bins a pixel" if guess else ""
     return (
         f"{path}: the height and width of its input are open; say which with --size HxW, for "
-        f"example {guess or '256x192'}{fits}"
+        f"example {guess or '256x192'}{fits} (where a detector is converted as well --size is the "
+        "detector's: convert this model alone)"
     )
 
 

@@ -160,6 +160,33 @@ def test_sizes_of_outputs_are_found_by_running(tmp_path: Path) -> None:
     assert made.spec.keypoint_set == "halpe26"
 
 
+def test_sizes_that_stay_open_after_folding_are_kept_as_measured(tmp_path: Path) -> None:
+    """The points are counted among the values of a weight, which nothing folds."""
+    model = opened(tiny_simcc_model(keypoints=26), outputs=(1,))
+    del model.graph.node[1:3]
+    pool = helper.make_node("GlobalMaxPool", [model.graph.node[0].output[0]], ["pool"])
+    nodes = [
+        pool,
+        helper.make_node("Mul", ["pool", "nothing"], ["zero"]),
+        helper.make_node("Add", ["zero", "ones.column"], ["many"]),
+        helper.make_node("NonZero", ["many"], ["places"]),
+        helper.make_node("Shape", ["places"], ["places.shape"]),
+        helper.make_node("Slice", ["places.shape", "from", "to", "axis"], ["count"]),
+    ]
+    model.graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.zeros(1, np.float32), "nothing"),
+            numpy_helper.from_array(np.ones((1, 26, 1, 1), np.float32), "ones.column"),
+        ]
+    )
+    for index, node in enumerate(nodes):
+        model.graph.node.insert(1 + index, node)
+    path = tmp_path / "pose.onnx"
+    onnx.save(model, path)
+    made = prepare(path, "pose")
+    assert [tensor.shape for tensor in made.spec.outputs] == [(1, 26, 96), (1, 26, 128)]
+
+
 def test_an_open_size_is_asked_for_and_taken(tmp_path: Path) -> None:
     path = tmp_path / "pose.onnx"
     onnx.save(opened(tiny_simcc_model(), inputs=(2, 3)), path)
