@@ -30,6 +30,7 @@ def put_right(model: Any, path: Path) -> Any:
     model = _inlined(model, path)
     for graph in all_graphs(model.graph):
         _dense(graph, path)
+        _drop_twins(graph)
         _sort(graph, path)
     _drop_default_inputs(model)
     _drop_idle_inputs(model)
@@ -117,6 +118,22 @@ def _dense(graph: Any, path: Path) -> None:
     del graph.sparse_initializer[:]
 
 
+def _drop_twins(graph: Any) -> None:
+    """Drop nodes that stand in the graph twice, results included.
+
+    onnxconverter-common's float16 conversion writes the Cast of a tensor once a reader.
+    """
+    known: set[bytes] = set()
+    kept = []
+    for node in graph.node:
+        content = node.SerializeToString(deterministic=True)
+        if content not in known:
+            known.add(content)
+            kept.append(node)
+    if len(kept) < len(graph.node):
+        _replace(graph.node, kept)
+
+
 def _sort(graph: Any, path: Path) -> None:
     """Put every node behind those that it reads, in place; the order stays where it is right."""
     made_at = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
@@ -146,10 +163,7 @@ def _sort(graph: Any, path: Path) -> None:
             else:
                 state[index] = 1
                 stack.extend(reversed(waiting))
-    nodes = [graph.node[index] for index in order]
-    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
+    _replace(graph.node, [graph.node[index] for index in order])
 
 
 def _drop_default_inputs(model: Any) -> None:
