@@ -10,7 +10,7 @@ from converters.onnx_walk import all_tensors
 from edge.errors import ModelFileError
 from edge.files import sha256_of
 
-__all__ = ["data_sha256", "read_data", "source_digest"]
+__all__ = ["data_names", "data_sha256", "read_data", "source_digest"]
 
 # What protobuf can hold: the tools here hand models on as one message.
 _MOST_BYTES = (2 << 30) - (1 << 20)
@@ -63,16 +63,21 @@ def data_sha256(path: Path) -> dict[str, str]:
 
     Of a file that is no ONNX there is nothing to say; its reader does.
     """
+    names = data_names(path)
+    for name in names:
+        _size_of(path.parent / name, name, path)
+    return {name: sha256_of(path.parent / name) for name in names}
+
+
+def data_names(path: Path) -> list[str]:
+    """The files, by their paths from an ONNX file's folder, that hold weights of it."""
     import onnx
 
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception:  # no ONNX: protobuf's DecodeError and others
-        return {}
-    names = sorted({_place(tensor, path)["location"] for tensor in _external(model)})
-    for name in names:
-        _size_of(path.parent / name, name, path)
-    return {name: sha256_of(path.parent / name) for name in names}
+        return []
+    return sorted({_place(tensor, path)["location"] for tensor in _external(model)})
 
 
 def source_digest(path: Path) -> str:

@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from converters.onnx_data import data_names
 from converters.sdk_decoder import describe
 from converters.sdk_json import Json
 from converters.sdk_pipeline import read_deployed
 from edge.errors import ModelFileError
-from edge.files import sha256_of, staged_folder
+from edge.files import replacing, sha256_of, staged_folder
 from edge.spec import ModelSpec
 from edge.texts import decode_text, parse_json
 
@@ -84,6 +85,8 @@ def read_sdk(path: Path, name: str, unpack_to: Path) -> SdkModel:
             onnx_path = unpack_to / sha256_of(path)[:16] / deployed.net
             if not _is_unpacked(onnx_path, info):
                 _unpack(archive, info, onnx_path)
+            for name in data_names(onnx_path):
+                _unpack_data(archive, members, onnx_path.parent / name, path)
     return SdkModel(onnx_path, *describe(deployed, pipeline, detail, onnx_path, name))
 
 
@@ -179,6 +182,18 @@ def _is_unpacked(onnx_path: Path, info: zipfile.ZipInfo) -> bool:
         while block := file.read(1 << 20):
             checksum = zlib.crc32(block, checksum)
     return checksum == info.CRC
+
+
+def _unpack_data(archive: zipfile.ZipFile, members: Members, target: Path, path: Path) -> None:
+    """Weights that the ONNX file keeps in a file of their own, where the archive holds it."""
+    if target.name not in members:
+        return  # whoever reads the ONNX file says so
+    info = _only(members, target.name, path)
+    _check_member(info, _ONNX_LIMIT_BYTES, path)
+    if not _is_unpacked(target, info):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as private, archive.open(info) as source, private.open("wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
 
 
 def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, onnx_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from converters.job import FeedSource, NamedFeeds
 from converters.onnx_data import source_digest
 from converters.onnx_file import load_onnx
 from converters.prepare import prepare
+from converters.sdk_archive import read_sdk
 from converters.sized_copy import sized_copy
 from edge.artifact import load_artifact
 from edge.errors import ArtifactError, ModelFileError
 from edge.session import Array, open_session
 from edge.spec import ModelSpec, Variant
 from tests.onnx_forms import FORMS, float_types, saved_with_data, tiny
+from tests.sdk_bundles import in_folder, simcc_files
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -205,6 +208,14 @@ def test_weights_beside_a_file_decide_what_is_up_to_date(tmp_path: Path) -> None
     assert source_file(load_artifact(folder)) == path
 
 
+def test_nodes_that_were_written_twice_count_once(tmp_path: Path) -> None:
+    """As onnxconverter-common writes a Cast once for each reader, by the same name."""
+    model = tiny()
+    model.graph.node.append(model.graph.node[0])
+    onnx.save(model, tmp_path / "tiny.onnx")
+    assert_alike(answers(prepare(tmp_path / "tiny.onnx", "tiny").model), answers(tiny()))
+
+
 def test_a_resized_copy_follows_the_weights_beside_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +269,18 @@ def test_weights_that_are_not_there(tmp_path: Path, spoil: Any, words: str) -> N
     with pytest.raises(ModelFileError, match=words) as caught:
         load_onnx(path)
     assert "\n" not in str(caught.value)
+
+
+def test_an_archive_keeps_the_weights_beside_its_network(tmp_path: Path) -> None:
+    folder = in_folder(tmp_path / "sdk", simcc_files([48, 64]), tiny())
+    saved_with_data(tiny(), folder / "end2end.onnx")
+    archive = tmp_path / "sdk.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for file in folder.iterdir():
+            packed.write(file, f"sdk/{file.name}")
+    for _ in range(2):  # the second time it lies there already
+        model = read_sdk(archive, "mine", tmp_path / "unpacked")
+        assert_alike(answers(load_onnx(model.onnx_path)), answers(tiny()))
 
 
 def test_weights_outside_the_folder_are_not_read(tmp_path: Path) -> None:
