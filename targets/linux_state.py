@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -43,8 +44,12 @@ def read_linux(found: Mapping[str, Answer], into: Readings) -> None:
         read_zones(found, into)
     if "load" in found:
         try:
-            into.load_1m = float(str(_only(found["load"])).split()[0])
+            load = float(str(_only(found["load"])).split()[0])
         except ValueError:
+            load = math.nan
+        if math.isfinite(load):
+            into.load_1m = load
+        else:
             into.miss("load", found["load"])
     if "modes" in found:
         modes = {_MODES.get(path, path): value for path, value in _read(found["modes"]).items()}

@@ -5,6 +5,7 @@ Nothing here runs anything. `edge.bench` is the runner's own side and says what 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -184,6 +185,8 @@ def _output(item: Mapping[str, Any]) -> PythonOutput:
 def _time(value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
         raise ValueError(f"{value!r} where a time should be")
+    if not math.isfinite(value):
+        raise ValueError("a time without end")
     return float(value)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from edge.errors import SpecError
+from edge.printable import printable
 
 __all__ = ["plain_values", "read_record"]
 
@@ -85,7 +86,7 @@ def _read_fields(kind: type, data: Mapping[str, Any], where: str) -> Any:
     hints = _hints(kind)
     for key in data:
         if key not in hints:
-            raise SpecError(f"unknown key '{dot}{key}'; known keys: {', '.join(hints)}")
+            raise SpecError(f"unknown key '{printable(dot + key)}'; known keys: {', '.join(hints)}")
     for key in hints:
         if key not in data:
             raise SpecError(f"key '{dot}{key}' is missing")
@@ -110,4 +111,5 @@ def _mistyped(where: str, wanted: str, data: object) -> SpecError:
     shown = json.dumps(data)
     if len(shown) > 40:
         shown = f"{shown[:40]}..."
+    where = printable(where)
     return SpecError(f"{repr(where) if where else 'the file'} must be {wanted}, got {shown}")

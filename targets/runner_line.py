@@ -34,7 +34,10 @@ def read_line(
         spoken = _schema(data, kind)
         if spoken == schema:
             return read(data)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        *(ArithmeticError, AttributeError, LookupError),
+        *(RecursionError, TypeError, ValueError),
+    ) as error:
         shown = line if len(line) <= 80 else f"{line[:40]}...{line[-40:]}"
         raise DeviceError(
             f"{device}: what {runner} printed is not its one line of JSON ({error}): {shown!r}; "

@@ -144,13 +144,13 @@ def _options(config: Path | None, alias: str, user: str | None, port: str | None
     """What the configuration says of a host; what the user wrote beside its name goes first."""
     import paramiko
 
-    path = config or expanded("~/.ssh/config")
+    path, own_name = config or expanded("~/.ssh/config"), _own_name()
     lines = [f"User {user}"] if user else []
     lines += [f"Port {port}"] if port else []
     try:
         if config is not None or path.is_file():
             lines += config_lines(path)
-        lines += ["Host *", f"User {_own_name()}", "Port 22"]
+        lines += ["Host *", f"User {own_name}", "Port 22"]
         options = dict(paramiko.SSHConfig.from_text("\n".join(lines)).lookup(alias))
     except (paramiko.SSHException, OSError, ValueError) as error:
         raise DeviceError(f"{path}: cannot be read as a configuration of ssh: {error}") from None
@@ -169,7 +169,7 @@ def _matching(pattern: str) -> list[str]:
 
 
 def _own_name() -> str:
-    """Who we are; like a process without a name where the machine does not know."""
+    """Who we are; DeviceError where the machine does not know, as in a container at times."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import socket
@@ -326,6 +327,10 @@ def test_logins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(DeviceError, match="is not user@host"):
             read_login(text)
+    for port in ("0", "70000", "²", "9" * 5000):
+        (tmp_path / "ports").write_text(f"Host x\n  Port {port}\n")
+        with pytest.raises(DeviceError, match=r"the port of x is .*, not 1 to 65535"):
+            read_login("x", config=tmp_path / "ports")
     (tmp_path / "broken").write_text("Host x\n  Port many\n")
     with pytest.raises(DeviceError, match="broken: cannot be read"):
         read_login("x", config=tmp_path / "broken")
@@ -449,3 +454,20 @@ def test_a_login_shell_that_talks(tmp_path: Path) -> None:
         pytest.raises(DeviceError, match=r"login shell.*Welcome!.*POSIX"),
     ):
         opened(server)
+
+
+def test_a_user_without_name_and_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container with a user of its own, which no file there names."""
+    for name in ("HOME", "USER", "LOGNAME", "USERNAME", "LNAME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    config = tmp_path / "config"
+    config.write_text("Host board\n  IdentityFile ~/.ssh/x\n  UserKnownHostsFile ~no/known\n")
+    assert read_login("board", config=config).user == str(os.getuid())
+    monkeypatch.setenv("USER", "someone")
+    login = read_login("board", config=config)
+    assert (login.user, login.identities) == ("someone", (Path("~/.ssh/x"),))

@@ -131,7 +131,10 @@ def load_build_kit(artifact: Artifact) -> BuildKit:
             batches=None if batches is None else (batches[0], batches[1], batches[2]),
             oldest=(int(data["oldest"][0]), int(data["oldest"][1])),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (
+        *(OSError, ArithmeticError, AttributeError, LookupError),
+        *(RecursionError, TypeError, ValueError),
+    ) as error:
         raise ArtifactError(f"{path}: no build kit ({error!r}); convert it again") from None
 
 

@@ -58,7 +58,7 @@ def read_export_times(path: Path, warmup_ms: float = 0.0) -> TrtexecTimes:
             ],
             np.float64,
         ).reshape(-1, len(keys))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise EngineError(
             f"{path}: not the times that trtexec --exportTimes writes ({error!r})"
         ) from None
@@ -82,7 +82,7 @@ def read_export_output(path: Path) -> dict[str, Array]:
             shape = [int(size) for size in str(entry["dimensions"]).split("x") if size]
             outputs[str(entry["name"])] = np.array(entry["values"], np.float64).reshape(shape)
         return outputs
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise EngineError(
             f"{path}: not the tensors that trtexec --exportOutput writes ({error!r})"
         ) from None

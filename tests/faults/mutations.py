@@ -135,7 +135,7 @@ def _other_line(text: str, rng: random.Random) -> str:
         case 1:
             lines.insert(where, rng.choice(lines))
         case 2:
-            lines[where] *= rng.choice((2, 300))
+            lines[where] *= rng.choice((2, 300)) if len(lines[where]) < 5000 else 2
         case 3:
             rng.shuffle(lines)
         case _:

@@ -274,6 +274,60 @@ def _read_adb(data: bytes, folder: Path) -> None:
             assert line.startswith(device.serial) and isinstance(device.problem, str)
 
 
+def _runner_seeds(folder: Path) -> list[bytes]:
+    """The lines of both runners and the files of trtexec."""
+    from tests.test_targets_runner_native import LINE
+
+    del folder
+    python = {
+        "schema": 1,
+        "kind": "edgepose-python-runner",
+        **dict.fromkeys(("edge", "python", "numpy", "engine", "inference_precision"), "1.0"),
+        "threads": 2,
+        "affinity": ["f0"],
+        "affinity_after": ["f0"],
+        "load_ms": 12.5,
+        "first_inference_ms": 3.25,
+        "input_shape": [1, 3, 64, 48],
+        "reasons": [],
+        "warnings": ["one"],
+        "peak_memory_kb": 1000,
+        "clocks_khz_after": {"cpu0": 1800000},
+        "outputs": [{"image": 0, "name": "x", "shape": [1], "non_finite": 0, "file": "x.npy"}],
+        "samples_ns": [9, 8],
+        "starts_ns": [1, 20],
+    }
+    names = ("latencyMs", "h2dMs", "computeMs", "d2hMs", "startH2dMs", "startComputeMs")
+    times = [dict.fromkeys(names, 1.5)] * 3
+    values = [{"name": "x", "dimensions": "1x2x2", "values": [1, 2, 3, 4.5]}]
+    return [json.dumps(one).encode() for one in (LINE, python, times, values)]
+
+
+def _read_runner(data: bytes, folder: Path) -> None:
+    """Whoever it is for takes it; all others refuse it."""
+    from edge.engines.trtexec_output import read_export_output, read_export_times
+    from targets.native import parse_runner_line
+    from targets.python_runner import parse_python_line
+
+    text = data.decode("utf-8", "replace")
+    path = folder / "times.json"
+    path.write_bytes(data)
+    readers: list[Callable[[], Any]] = [
+        lambda: parse_runner_line(text, "board"),
+        lambda: parse_python_line(text, "board"),
+        lambda: read_export_times(path),
+        lambda: read_export_output(path),
+    ]
+    errors = []
+    for reader in readers:
+        try:
+            reader()
+        except EdgeError as error:
+            errors.append(error)
+    if len(errors) == len(readers):
+        raise errors[0]
+
+
 def _runs_seeds(folder: Path) -> list[bytes]:
     from tests.synthetic_runs import jetson_run, phone_run, pipeline_run, python_run
 
@@ -394,14 +448,15 @@ def _read_toml_spec(data: bytes, folder: Path) -> None:
 
 
 KINDS = {
-    "artifact": Kind(_artifact_seeds, mutated_json, _read_artifact, 160),
-    "spec": Kind(_spec_seeds, mutated_json, _read_spec, 160),
+    "artifact": Kind(_artifact_seeds, mutated_json, _read_artifact, 150),
+    "spec": Kind(_spec_seeds, mutated_json, _read_spec, 150),
     "spec-toml": Kind(_toml_seeds, mutated_text, _read_toml_spec, 90),
     "profile": Kind(_profile_seeds, mutated_text, _read_profile, 150),
     "known-hosts": Kind(_known_hosts_seeds, mutated_text, _read_known_hosts, 100),
     "ssh-config": Kind(_config_seeds, mutated_text, _read_config, 60),
     "device": Kind(_device_seeds, mutated_text, _read_device, 130),
     "adb": Kind(_adb_seeds, mutated_text, _read_adb, 20),
+    "runner": Kind(_runner_seeds, mutated_json, _read_runner, 20),
     "runs": Kind(_runs_seeds, mutated_json, _read_runs, 20),
     "sdk": Kind(_sdk_seeds, mutated_json, _read_sdk, 10),
     "onnx": Kind(_onnx_seeds, mutated_onnx, _read_onnx, 100),
