@@ -169,7 +169,7 @@ def _matching(pattern: str) -> list[str]:
 
 
 def _own_name() -> str:
-    """Who we are; DeviceError where the machine does not know, as in a container at times."""
+    """Who we are; our number where the machine has no name for it, as in a container at times."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -458,8 +458,9 @@ def test_a_login_shell_that_talks(tmp_path: Path) -> None:
 
 def test_a_user_without_name_and_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a container with a user of its own, which no file there names."""
-    for name in ("HOME", "USER", "LOGNAME", "USERNAME", "LNAME"):
+    for name in ("HOME", "USER", "USERNAME", "LNAME"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LOGNAME", "")
 
     def unknown(number: int) -> None:
         raise KeyError(f"getpwuid(): uid not found: {number}")
@@ -468,6 +469,6 @@ def test_a_user_without_name_and_home(tmp_path: Path, monkeypatch: pytest.Monkey
     config = tmp_path / "config"
     config.write_text("Host board\n  IdentityFile ~/.ssh/x\n  UserKnownHostsFile ~no/known\n")
     assert read_login("board", config=config).user == str(os.getuid())
-    monkeypatch.setenv("USER", "someone")
+    monkeypatch.setenv("LOGNAME", "someone")
     login = read_login("board", config=config)
     assert (login.user, login.identities) == ("someone", (Path("~/.ssh/x"),))
