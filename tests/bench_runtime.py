@@ -26,7 +26,7 @@ from edge.codecs import rtmdet, simcc
 from edge.image import Normalization, crop, letterbox
 from edge.spec import ModelSpec
 from tests.make_goal import end_with
-from tests.test_edge_spec import detector_spec, pose_spec
+from tests.specs import detector_spec, pose_spec
 
 RGB = Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), swap_channels=True)
 BGR = Normalization((103.53, 116.28, 123.675), (57.375, 57.12, 58.395))

@@ -12,8 +12,8 @@ from edge.artifact import Artifact
 from edge.choice import Check, Choice, ChoiceSettings, choose
 from edge.session import Array, EngineSettings, Feeds, Session
 from edge.spec import ModelSpec, TensorSpec, Variant
-from tests.test_edge_artifact import make_artifact
-from tests.test_edge_spec import pose_spec
+from tests.made_artifacts import make_artifact
+from tests.specs import pose_spec
 
 SMALL_POSE = pose_spec(
     input=TensorSpec("input", (None, 3, 64, 48)),

@@ -35,11 +35,11 @@ from targets.assets import write_assets
 from targets.report_html import html_page
 from tests.chromium import Chromium
 from tests.conftest import ROOT
+from tests.header_app import MODELS, jni_example, run
 from tests.make_goal import end_with
 from tests.mmdeploy_runtime import sdk_runtime
 from tests.moving_people import read_frames, write_video
 from tests.synthetic_runs import hot_phone_run, interleaved_runs, phone_run
-from tests.test_targets_header_ncnn import MODELS, jni_example, run
 from tests.walking_people import walk
 
 __all__ = ["PICTURES", "main", "people_image"]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from edge.session import Array, Feeds, Session
 from edge.spec import ModelSpec, TensorSpec
-from tests.test_edge_spec import detector_spec, finished_poses_spec, pose_spec
+from tests.specs import detector_spec, finished_poses_spec, pose_spec
 
 Image = npt.NDArray[np.uint8]
 PLAIN: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}

@@ -72,7 +72,7 @@ def resident_mb() -> float:
 
 def own_arguments() -> list[str]:
     """Behind the interpreter: the program OWN with specs of the usual sizes."""
-    from tests.test_edge_spec import detector_spec, pose_spec
+    from tests.specs import detector_spec, pose_spec
 
     return ["-c", OWN, json.dumps([detector_spec().to_json(), pose_spec().to_json()])]
 

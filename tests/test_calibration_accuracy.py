@@ -15,8 +15,8 @@ from calibration.data_set import DataSet, detected_boxes, load_data, synthetic_d
 from edge.errors import EngineError, SpecError
 from edge.spec import ModelSpec, TensorSpec
 from tests.conftest import shared
-from tests.test_edge_pipeline import FakeSession
-from tests.test_edge_spec import detector_spec, finished_poses_spec, pose_spec, rtmo_spec
+from tests.fake_sessions import FakeSession
+from tests.specs import detector_spec, finished_poses_spec, pose_spec, rtmo_spec
 
 pytest.importorskip("pycocotools")
 pytest.importorskip("cv2")

@@ -16,7 +16,7 @@ from edge.errors import EdgeError, ImageError, SpecError
 from edge.keypoints import KEYPOINT_SETS
 from edge.spec import ModelSpec, TensorSpec
 from tests.conftest import shared
-from tests.test_edge_spec import detector_spec, pose_spec, rtmo_spec
+from tests.specs import detector_spec, pose_spec, rtmo_spec
 
 cv2 = pytest.importorskip("cv2")
 

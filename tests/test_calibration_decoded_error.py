@@ -11,8 +11,8 @@ import pytest
 from calibration.decoded_error import decoded_answers, decoded_error
 from edge.errors import EngineError, ImageError, SpecError
 from edge.spec import ModelSpec, TensorSpec
-from tests.test_edge_pipeline import FakeSession
-from tests.test_edge_spec import detector_spec, finished_poses_spec, pose_spec
+from tests.fake_sessions import FakeSession
+from tests.specs import detector_spec, finished_poses_spec, pose_spec
 
 Array = np.ndarray
 FEEDS = [{"input": np.zeros((1, 3, 8, 8), np.float32)}] * 2

@@ -15,7 +15,7 @@ from edge.errors import ImageError, SpecError
 from edge.picture import read_image
 from edge.pose import pose_feeds
 from tests.conftest import shared
-from tests.test_edge_spec import detector_spec, pose_spec
+from tests.specs import detector_spec, pose_spec
 
 cv2 = pytest.importorskip("cv2")
 

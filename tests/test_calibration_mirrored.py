@@ -11,8 +11,8 @@ from calibration.mirrored import MirrorAveraged
 from edge.errors import SpecError
 from edge.pose import PoseEstimator
 from edge.spec import TensorSpec
-from tests.test_edge_pipeline import FakeSession
-from tests.test_edge_spec import detector_spec, heatmap_spec, pose_spec
+from tests.fake_sessions import FakeSession
+from tests.specs import detector_spec, heatmap_spec, pose_spec
 
 LEFT_RIGHT = [(1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)]
 

@@ -11,7 +11,7 @@ from converters.limits import LIMITS, MOST_BOXES
 from edge.boxes import iou
 from edge.session import Array
 from edge.spec import TensorSpec
-from tests.test_edge_spec import detector_spec, pose_spec
+from tests.specs import detector_spec, pose_spec
 
 
 def simcc(points: list[tuple[float, float, float]]) -> dict[str, Array]:

@@ -22,7 +22,7 @@ from edge.pose import pose_feeds
 from edge.session import Array, Feeds
 from edge.spec import ModelSpec, TensorSpec
 from tests.conftest import tiny_simcc_model
-from tests.test_edge_spec import pose_spec
+from tests.specs import pose_spec
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -15,7 +15,7 @@ from edge.engines.openvino import import_openvino, keep_signal_stack
 from edge.errors import EngineMissingError, StepError, ToolError
 from edge.spec import Precision
 from tests.conftest import tiny_simcc_model
-from tests.test_edge_session import tiny_artifact
+from tests.tiny_artifacts import tiny_artifact
 
 onnx = pytest.importorskip("onnx")
 try:

@@ -25,7 +25,7 @@ from edge.errors import EngineMissingError, SpecError, ToolError
 from edge.session import Array, EngineSettings, Feeds
 from edge.spec import ModelSpec, TensorSpec, Variant
 from tests.conftest import ROOT
-from tests.test_edge_spec import pose_spec
+from tests.specs import pose_spec
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("nncf")

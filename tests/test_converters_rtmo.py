@@ -22,7 +22,7 @@ from converters.architectures.rtmo import (  # noqa: E402
 )
 from edge.codecs.rtmo import place_keypoints  # noqa: E402
 from tests.conftest import shared  # noqa: E402
-from tests.test_converters_rtmo_blocks import (  # noqa: E402
+from tests.random_rtmo import (  # noqa: E402
     HEIGHT,
     WIDTH,
     Array,

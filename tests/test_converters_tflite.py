@@ -33,7 +33,7 @@ from edge.errors import SpecError, ToolError
 from edge.session import Array, EngineSettings, Feeds
 from edge.spec import Precision, Variant
 from tests.conftest import ROOT, tiny_simcc_model
-from tests.test_edge_engines_tflite import (
+from tests.tflite_convolution import (
     KEYPOINTS,
     feed,
     formula,
@@ -41,7 +41,7 @@ from tests.test_edge_engines_tflite import (
     square_spec,
     weights,
 )
-from tests.test_edge_session import tiny_artifact
+from tests.tiny_artifacts import tiny_artifact
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

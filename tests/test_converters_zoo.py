@@ -30,8 +30,8 @@ from edge.errors import EdgeError, EngineMissingError, ModelFileError, SpecError
 from edge.keypoints import find_keypoint_set
 from edge.spec import ModelSpec
 from tests.conftest import ROOT, shared, tiny_simcc_model
-from tests.test_converters_download import Server, left, server  # noqa: F401
-from tests.test_edge_spec import pose_spec
+from tests.mirror_server import Server, left, server  # noqa: F401
+from tests.specs import pose_spec
 
 TEXT = (ROOT / "converters/zoo.toml").read_text()
 
@@ -338,7 +338,7 @@ def entry_of(**values: Any) -> dict[str, ZooEntry]:
 
 
 def test_an_archive_is_fetched_and_read(
-    server: Server,  # noqa: F811
+    server: Server,
     cache: Path,
     tmp_path: Path,
 ) -> None:
@@ -396,7 +396,7 @@ def test_a_mirror_is_asked_instead(
 
 
 def test_a_mirror_over_http_has_to_be_allowed(
-    server: Server,  # noqa: F811
+    server: Server,
     cache: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -418,7 +418,7 @@ def test_a_mirror_over_http_has_to_be_allowed(
     ("digits", "word"), [(0, "is not known"), (8, "first 8 of the 64 digits"), (64, None)]
 )
 def test_how_well_a_download_is_told_is_said_before_it_is_used(
-    server: Server,  # noqa: F811
+    server: Server,
     cache: Path,
     tmp_path: Path,
     digits: int,
@@ -459,7 +459,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def test_a_checkpoint_is_fetched_and_exported_once(
-    server: Server,  # noqa: F811
+    server: Server,
     cache: Path,
     exports: list[dict[str, Any]],
 ) -> None:
@@ -540,7 +540,7 @@ def test_a_checkpoint_of_a_real_architecture(cache: Path, tmp_path: Path) -> Non
 
 
 def test_without_torch_a_checkpoint_is_not_even_fetched(
-    server: Server,  # noqa: F811
+    server: Server,
     cache: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -591,7 +591,7 @@ def test_the_file_in_the_kit(cache: Path) -> None:
 
 
 def test_fetching_one_file_of_a_model(
-    server: Server,  # noqa: F811
+    server: Server,
     cache: Path,
     tmp_path: Path,
 ) -> None:

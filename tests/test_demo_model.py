@@ -75,7 +75,7 @@ def test_a_spec_file_is_read_from_toml_and_json(tmp_path: Path) -> None:
     import json
 
     from converters.zoo import read_spec_file
-    from tests.test_edge_spec import pose_spec
+    from tests.specs import pose_spec
 
     spec = pose_spec()
     (tmp_path / "spec.json").write_text(json.dumps(spec.to_json()))

@@ -13,8 +13,8 @@ from edge.choice import Choice, find_artifacts
 from edge.errors import ArtifactError, EngineError, EngineMissingError, ParityError, SpecError
 from edge.spec import ModelSpec, TensorSpec
 from tests.choice_bench import SMALL_POSE, Bench, Cost
-from tests.test_edge_artifact import edit, make_artifact
-from tests.test_edge_spec import detector_spec, finished_poses_spec, pose_spec
+from tests.made_artifacts import edit, make_artifact
+from tests.specs import detector_spec, finished_poses_spec, pose_spec
 
 
 @pytest.fixture

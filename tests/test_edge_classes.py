@@ -21,10 +21,10 @@ from edge.spec import KeypointSet, ModelSpec, TensorSpec, Variant
 from edge.tracker import PoseTracker
 from targets.assets_manifest import manifest_of
 from targets.service import serve_argv
-from tests.test_edge_artifact import make_artifact
-from tests.test_edge_pipeline import FakeSession, one_person, two_class_detector
-from tests.test_edge_session import fixed_answers_onnx
-from tests.test_edge_spec import detector_spec, maps, pose_spec
+from tests.fake_sessions import FakeSession, one_person, two_class_detector
+from tests.made_artifacts import make_artifact
+from tests.specs import detector_spec, maps, pose_spec
+from tests.tiny_artifacts import fixed_answers_onnx
 
 
 def of_classes(count: int, **changes: Any) -> ModelSpec:

@@ -10,13 +10,16 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from edge.artifact import MANIFEST, load_artifact
 from edge.cli import main
+from tests.command_line import (
+    fails,
+    people,  # noqa: F401
+)
 from tests.conftest import ROOT, heed_interrupts, tiny_simcc_model
 
 cv2 = pytest.importorskip("cv2")
@@ -27,33 +30,11 @@ if find_spec("pnnx") is None:
 
 
 @pytest.fixture
-def people(tmp_path: Path) -> Path:
-    """A folder with three rendered pictures."""
-    from calibration.synthetic import crop_scene
-
-    folder = tmp_path / "people"
-    folder.mkdir()
-    for index in range(3):
-        cv2.imwrite(str(folder / f"{index}.png"), crop_scene(3, index).image_bgr)
-    return folder
-
-
-@pytest.fixture
 def built(tmp_path: Path, tiny_onnx: Path, people: Path) -> Path:
     """A converted tiny model."""
     command = ["convert", "--model", str(tiny_onnx), "--out", str(tmp_path / "build")]
     assert main([*command, "--images", str(people), "--no-arm-check"]) == 0
     return tmp_path / "build" / "android-sd865" / "tiny-ncnn-fp16"
-
-
-def fails(capsys: pytest.CaptureFixture[str], *argv: Any) -> str:
-    """Run a command that must exit 1 with one line; the line."""
-    capsys.readouterr()
-    assert main([str(a) for a in argv]) == 1
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("edge: ")
-    return lines[0]
 
 
 def test_convert_prints_rows_and_what_comes_next(

@@ -16,10 +16,10 @@ import pytest
 from edge.artifact import MANIFEST, Artifact, load_artifact
 from edge.cli import main
 from edge.errors import ArtifactError
+from tests.built_runner import built_runner
+from tests.command_line import fails, people  # noqa: F401
 from tests.conftest import tiny_simcc_model
-from tests.test_edge_artifact import make_artifact
-from tests.test_edge_cli import fails, people  # noqa: F401
-from tests.test_targets_arm_check import built_runner
+from tests.made_artifacts import make_artifact
 
 pytest.importorskip("cv2")
 pytest.importorskip("onnx")
@@ -79,7 +79,7 @@ def arm(monkeypatch: pytest.MonkeyPatch) -> Arm:
 def convert(
     tmp_path: Path,
     tiny_onnx: Path,
-    people: Path,  # noqa: F811
+    people: Path,
 ) -> Callable[..., list[str]]:
     """The command line that converts the tiny model."""
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from edge.cli import main
+from tests.command_line import fails
 from tests.conftest import tiny_simcc_model
 from tests.sdk_bundles import in_folder, simcc_files
-from tests.test_edge_cli import fails
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

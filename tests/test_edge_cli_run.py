@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.cli import main
-from edge.session import Session
+from tests.command_line import fails
 from tests.conftest import ROOT
 from tests.moving_people import (
     detector_session,
-    one_stage_session,
     picture,
     pose_session,
     read_frames,
@@ -25,40 +23,14 @@ from tests.moving_people import (
     walking,
     write_video,
 )
-from tests.test_edge_cli import fails
+from tests.pixel_networks import (
+    TWO_STAGE,
+    pixel_models,  # noqa: F401
+    run,
+    written,
+)
 
 cv2 = pytest.importorskip("cv2")
-
-TWO_STAGE = ("run", "--model", "pose", "--detector", "detector")
-
-
-@pytest.fixture(autouse=True, name="models")
-def pixel_models(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Networks that see rectangles stand for the artifacts pose, detector and one-stage."""
-    import edge.cli.run
-
-    made: dict[str, Any] = {
-        "pose": pose_session(),
-        "detector": detector_session(),
-        "one-stage": one_stage_session(),
-    }
-
-    def opened(text: str, arguments: argparse.Namespace) -> Session:
-        del arguments
-        session: Session = made[text]
-        return session
-
-    monkeypatch.setattr(edge.cli.run, "open_chosen", opened)
-    return made
-
-
-def written(out: Path) -> list[dict[str, Any]]:
-    data: list[dict[str, Any]] = json.loads((out / "poses.json").read_text())["pictures"]
-    return data
-
-
-def run(*argv: Any) -> None:
-    assert main([str(word) for word in argv]) == 0
 
 
 def test_a_video_is_drawn_and_its_people_are_numbered(

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from tests.command_line import fails
 from tests.conftest import ROOT, heed_interrupts
 from tests.moving_people import picture, read_frames, walk, write_video
-from tests.test_edge_cli import fails
-from tests.test_edge_cli_run import TWO_STAGE, pixel_models, run, written  # noqa: F401
+from tests.pixel_networks import TWO_STAGE, pixel_models, run, written  # noqa: F401
 
 cv2 = pytest.importorskip("cv2")
 

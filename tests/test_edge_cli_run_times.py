@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.moving_people import picture, read_frames, walk, walking, write_video
-from tests.test_edge_cli_run import TWO_STAGE, pixel_models, run, written  # noqa: F401
+from tests.pixel_networks import TWO_STAGE, pixel_models, run, written  # noqa: F401
 from tests.uneven_videos import length_s, shown_s, write_recording
 
 cv2 = pytest.importorskip("cv2")

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.command_line import fails
 from tests.conftest import ROOT, shared
 from tests.moving_people import picture, read_frames, walk, walking, write_video
-from tests.test_edge_cli import fails
-from tests.test_edge_cli_run import TWO_STAGE, pixel_models, run, written  # noqa: F401
+from tests.pixel_networks import TWO_STAGE, pixel_models, run, written  # noqa: F401
 from tests.uneven_videos import shown_s
 
 cv2 = pytest.importorskip("cv2")

@@ -17,9 +17,9 @@ cv2 = pytest.importorskip("cv2")
 
 from converters import zoo  # noqa: E402
 from edge.cli import main  # noqa: E402
+from tests.command_line import fails  # noqa: E402
 from tests.conftest import tiny_simcc_model  # noqa: E402
 from tests.sdk_bundles import in_folder, simcc_files  # noqa: E402
-from tests.test_edge_cli import fails  # noqa: E402
 
 pytestmark = pytest.mark.long
 

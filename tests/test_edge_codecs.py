@@ -9,7 +9,8 @@ from edge.codecs import detections, rtmdet, simcc
 from edge.codecs.nms import suppress
 from edge.session import Array
 from edge.spec import TensorSpec
-from tests.test_edge_spec import detector_spec, finished_poses_spec, pose_spec
+from tests.naive_boxes import naive_iou
+from tests.specs import detector_spec, finished_poses_spec, pose_spec
 
 # --- SimCC ----------------------------------------------------------------------------------------
 
@@ -76,15 +77,6 @@ def test_shortfall_equals_the_naive_one() -> None:
 
 
 # --- RTMDet ---------------------------------------------------------------------------------------
-
-
-def naive_iou(a: Array, b: Array) -> float:
-    w = min(a[2], b[2]) - max(a[0], b[0])
-    h = min(a[3], b[3]) - max(a[1], b[1])
-    if w <= 0 or h <= 0:
-        return 0.0
-    areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-    return float(w * h / (areas - w * h))
 
 
 def naive_rtmdet(

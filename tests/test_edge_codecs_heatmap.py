@@ -10,8 +10,8 @@ from edge.image import Normalization, crop
 from edge.pose import PoseEstimator
 from edge.session import Array
 from edge.spec import TensorSpec
-from tests.test_edge_pipeline import FakeSession
-from tests.test_edge_spec import heatmap_spec
+from tests.fake_sessions import FakeSession
+from tests.specs import heatmap_spec
 
 H, W = 64, 48
 PLAIN = Normalization()

@@ -10,8 +10,8 @@ import pytest
 from edge.codecs import yolox
 from edge.session import Array
 from edge.spec import ModelSpec
-from tests.test_edge_codecs import naive_iou
-from tests.test_edge_spec import yolox_maps_spec, yolox_spec
+from tests.naive_boxes import naive_iou
+from tests.specs import yolox_maps_spec, yolox_spec
 
 SIZES = {8: 40, 16: 20, 32: 10}
 CLASSES = 3

@@ -46,7 +46,7 @@ def test_options_refuse_what_is_no_number(text: str) -> None:
 def test_calibration_counts() -> None:
     from calibration.data_set import load_data
     from calibration.images import calibration_set
-    from tests.test_edge_spec import pose_spec
+    from tests.specs import pose_spec
 
     for make in (load_data, calibration_set):
         with pytest.raises(SpecError, match="give a number of pictures"):

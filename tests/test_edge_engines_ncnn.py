@@ -11,7 +11,7 @@ import pytest
 
 from edge.engines import ncnn as engine
 from edge.session import EngineSettings, InferencePrecision, open_session
-from tests.test_edge_artifact import make_artifact
+from tests.made_artifacts import make_artifact
 
 
 class FakeNcnn:

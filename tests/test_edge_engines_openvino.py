@@ -21,14 +21,14 @@ from edge.errors import EngineError, EngineMissingError, SpecError
 from edge.session import Array, EngineSettings, open_session
 from edge.spec import Precision, TensorSpec, Variant
 from tests.conftest import ROOT
-from tests.test_edge_artifact import some_constants
-from tests.test_edge_session import (
+from tests.made_artifacts import some_constants
+from tests.specs import rtmo_spec
+from tests.tiny_artifacts import (
     check_all_is_there,
     fixed_answers_onnx,
     some_answers,
     tiny_artifact,
 )
-from tests.test_edge_spec import rtmo_spec
 
 pytest.importorskip("onnxruntime")
 try:

@@ -24,6 +24,8 @@ from edge.engines.trtexec import BuildKit
 from edge.errors import ArtifactError, EngineError, EngineMissingError, FeedError, SpecError
 from edge.session import Array, EngineSettings, open_session
 from edge.spec import TensorSpec, Variant
+from tests.made_artifacts import some_constants
+from tests.specs import rtmo_spec
 from tests.tensorrt_stand_ins import (
     MAGIC,
     MOST,
@@ -33,14 +35,12 @@ from tests.tensorrt_stand_ins import (
     stand_in,
     tensorrt_package,
 )
-from tests.test_edge_artifact import some_constants
-from tests.test_edge_session import (
+from tests.tiny_artifacts import (
     check_all_is_there,
     fixed_answers_onnx,
     some_answers,
     tiny_artifact,
 )
-from tests.test_edge_spec import rtmo_spec
 
 pytest.importorskip("onnxruntime")
 ONE = EngineSettings(threads=1)

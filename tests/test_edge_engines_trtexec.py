@@ -29,7 +29,7 @@ from edge.engines.trtexec_output import (
 )
 from edge.errors import ArtifactError, EngineError, SpecError
 from edge.spec import Variant
-from tests.test_edge_spec import pose_spec
+from tests.specs import pose_spec
 
 MODELS = {"plain": "p.onnx", "strong": "s.onnx"}
 FP16 = BuildKit("pose-fp16", "fp16", "input", (1, 3, 256, 192), MODELS)

@@ -20,9 +20,9 @@ from edge.pose import PoseEstimator
 from edge.session import Array, EngineSettings, check_feeds, check_outputs, open_session
 from edge.spec import ModelSpec, TensorSpec
 from edge.tracker import PoseTracker, TrackerParams
-from tests.test_edge_codec_rtmo import maps_of, spec_of, weights_of
-from tests.test_edge_pipeline import FakeSession, bright_spot, one_person, two_class_detector
-from tests.test_edge_spec import (
+from tests.fake_sessions import FakeSession, bright_spot, one_person, two_class_detector
+from tests.rtmo_maps import maps_of, spec_of, weights_of
+from tests.specs import (
     detector_spec,
     finished_poses_spec,
     heatmap_spec,

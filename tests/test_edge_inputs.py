@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from edge.errors import ImageError
+from tests.command_line import fails
 from tests.moving_people import picture, walk, walking
-from tests.test_edge_cli import fails
-from tests.test_edge_cli_run import TWO_STAGE, pixel_models, run, written  # noqa: F401
-from tests.test_edge_spec import detector_spec
+from tests.pixel_networks import TWO_STAGE, pixel_models, run, written  # noqa: F401
+from tests.specs import detector_spec
 
 cv2 = pytest.importorskip("cv2")
 

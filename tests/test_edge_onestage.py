@@ -19,18 +19,10 @@ from edge.pipeline import Pose
 from edge.pose import PoseEstimator
 from edge.session import Array
 from edge.spec import ModelSpec, TensorSpec, Variant
-from tests.test_edge_pipeline import FakeSession
-from tests.test_edge_session import fixed_answers_onnx
-from tests.test_edge_spec import finished_poses_spec, rtmo_spec, yolox_spec
-
-
-def two_people() -> tuple[Array, Array]:
-    """In 128x128 input pixels: one in the middle, a weaker one at the left rim, one in doubt."""
-    dets = [[40, 30, 80, 100, 0.9], [-10, 20, 20, 60, 0.6], [90, 90, 120, 120, 0.2]]
-    keypoints = np.zeros((3, 5, 3))
-    keypoints[0] = [[40 + 8 * k, 30 + 10 * k, 0.5 + 0.1 * k] for k in range(5)]
-    keypoints[1] = [[-8 + 4 * k, 40, 0.3] for k in range(5)]
-    return np.array([dets], np.float32), keypoints[None].astype(np.float32)
+from tests.fake_sessions import FakeSession
+from tests.specs import finished_poses_spec, rtmo_spec, yolox_spec
+from tests.tiny_artifacts import fixed_answers_onnx
+from tests.two_poses import two_people
 
 
 def two_people_session(**changes: Any) -> FakeSession:

@@ -11,9 +11,9 @@ import pytest
 
 from edge.artifact import Artifact, sha256_of
 from edge.spec import Variant
-from tests.test_edge_onestage import two_people
-from tests.test_edge_session import fixed_answers_onnx
-from tests.test_edge_spec import finished_poses_spec
+from tests.specs import finished_poses_spec
+from tests.tiny_artifacts import fixed_answers_onnx
+from tests.two_poses import two_people
 
 CODE = """
 import sys

@@ -20,8 +20,8 @@ from edge.spec import ModelSpec
 from edge.spec_keys import SPEC_KEYS
 from edge.texts import json_text, parse_json, parse_toml, read_json, read_text
 from targets.profile import PROFILE_KEYS, Profile, read_profile
-from tests.test_edge_artifact import edit, make_artifact
-from tests.test_edge_spec import detector_spec, heatmap_spec, pose_spec
+from tests.made_artifacts import edit, make_artifact
+from tests.specs import detector_spec, heatmap_spec, pose_spec
 
 MARKS = {
     "utf-8": b"",

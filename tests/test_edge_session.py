@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.artifact import Artifact, sha256_of
+from edge.artifact import Artifact
 from edge.engines.onnxruntime import OnnxRuntimeSession
 from edge.errors import EngineError, EngineMissingError, FeedError, SpecError
-from edge.session import Array, EngineSettings, check_feeds, open_session
+from edge.session import EngineSettings, check_feeds, open_session
 from edge.spec import ModelSpec, TensorSpec, Variant
-from tests.conftest import tiny_simcc_model
-from tests.test_edge_artifact import make_artifact, some_constants
-from tests.test_edge_spec import maps, pose_spec, rtmo_spec
+from tests.made_artifacts import make_artifact, some_constants
+from tests.specs import maps, pose_spec, rtmo_spec
+from tests.tiny_artifacts import check_all_is_there, fixed_answers_onnx, some_answers, tiny_artifact
 
 
 def test_a_good_feed_is_made_contiguous() -> None:
@@ -74,26 +74,6 @@ def test_an_engine_that_cannot_load_says_so(tmp_path: Path, variant: str) -> Non
         open_session(artifact)
 
 
-def tiny_artifact(folder: Path) -> Artifact:
-    onnx = pytest.importorskip("onnx")
-    path = folder / "tiny.onnx"
-    onnx.save(tiny_simcc_model(), str(path))
-    spec = ModelSpec.from_json(
-        pose_spec().to_json()
-        | {
-            "name": "tiny",
-            "input": {"name": "input", "shape": [None, 3, 64, 48]},
-            "outputs": [
-                {"name": "simcc_x", "shape": [None, 17, 96]},
-                {"name": "simcc_y", "shape": [None, 17, 128]},
-            ],
-        }
-    )
-    return Artifact(
-        folder, Variant("onnx", "fp32"), spec, {"model": path.name}, {path.name: sha256_of(path)}
-    )
-
-
 def test_onnxruntime_runs_any_batch(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     artifact = tiny_artifact(tmp_path)
@@ -124,56 +104,6 @@ def test_a_spec_that_contradicts_the_file_is_an_engine_error(tmp_path: Path) -> 
 
 
 # --- constants ------------------------------------------------------------------------------------
-
-
-def fixed_answers_onnx(path: Path, spec: ModelSpec, answers: dict[str, Array]) -> Path:
-    """An ONNX file that gives the same answers to every image.
-
-    What of them is a constant of the spec becomes an initializer that is an output as well.
-    """
-    onnx = pytest.importorskip("onnx")
-    helper, numpy_helper = onnx.helper, onnx.numpy_helper
-    nodes = [
-        helper.make_node("ReduceMean", [spec.input.name], ["mean"], keepdims=0),
-        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
-    ]
-    weights = [numpy_helper.from_array(np.array(0, np.float32), "zero")]
-    for tensor in spec.outputs:
-        weights.append(numpy_helper.from_array(answers[tensor.name], f"fixed.{tensor.name}"))
-        nodes.append(helper.make_node("Add", [f"fixed.{tensor.name}", "nothing"], [tensor.name]))
-    weights += [numpy_helper.from_array(answers[t.name], t.name) for t in spec.constants]
-    graph = helper.make_graph(
-        nodes,
-        "fixed",
-        [helper.make_tensor_value_info(spec.input.name, 1, list(spec.input.shape))],
-        [
-            helper.make_tensor_value_info(t.name, 1, answers[t.name].shape)
-            for t in (*spec.outputs, *spec.constants)
-            if t.name in answers
-        ],
-        weights,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model)
-    onnx.save(model, str(path))
-    return path
-
-
-def some_answers(spec: ModelSpec) -> dict[str, Array]:
-    rng = np.random.default_rng(1)
-    return {
-        t.name: rng.normal(0, 1, [size or 1 for size in t.shape]).astype(np.float32)
-        for t in spec.outputs
-    }
-
-
-def check_all_is_there(session: Any, spec: ModelSpec, want: dict[str, Array]) -> None:
-    feeds = {"input": np.zeros((1, 3, 128, 128), np.float32)}
-    for _ in range(2):
-        got = session.run(feeds)
-        assert list(got) == [t.name for t in (*spec.outputs, *spec.constants)]
-        for name, value in want.items():
-            np.testing.assert_allclose(got[name], value, rtol=1e-6)
 
 
 def test_a_source_files_constants_are_outputs_of_it(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from edge.spec import KEYPOINT_SETS, ModelSpec
 from edge.spec_keys import REQUIRED_KEYS, SPEC_KEYS, TENSOR_KEYS
 from edge.spec_text import spec_lines
 from tests.conftest import ROOT
-from tests.test_edge_artifact import make_artifact
-from tests.test_edge_spec import EVERY_SPEC, pose_spec
+from tests.made_artifacts import make_artifact
+from tests.specs import EVERY_SPEC, pose_spec
 
 PAGE = (ROOT / "docs/spec.md").read_text(encoding="utf-8")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edge.tracker import Mode, PoseTracker, TrackerParams
-from tests.test_edge_tracker import HW, around, detections, ids, person, step
+from tests.tracked_people import HW, around, detections, ids, person, step
 
 
 def expected_left(mode: Mode, pace: float) -> float:

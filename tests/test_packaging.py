@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from tests.test_edge_artifact import make_artifact
+from tests.made_artifacts import make_artifact
 
 pytest.importorskip("hatchling")
 

@@ -16,7 +16,6 @@ import pytest
 
 from edge.artifact import Artifact
 from edge.errors import ToolError
-from edge.files import cache_folder
 from edge.spec import TensorSpec, Variant
 from targets import arm_check
 from targets.arm_check import (
@@ -31,12 +30,13 @@ from targets.build_progress import BuildSkippedError
 from targets.native import NATIVE_PRECISIONS
 from targets.native_session import NativeSession
 from targets.runner_build import find_runner
-from targets.runner_check import RunnerInfo, check_runner, emulator_argv
+from targets.runner_check import RunnerInfo, emulator_argv
+from tests.built_runner import built_runner
 from tests.conftest import tiny_simcc_model
+from tests.made_artifacts import make_artifact
 from tests.native_networks import ncnn_files, noise, wheel_answers
-from tests.test_edge_artifact import make_artifact
-from tests.test_edge_spec import pose_spec
-from tests.test_targets_runner_native import LINE
+from tests.runner_output import LINE
+from tests.specs import pose_spec
 
 # Stands for "qemu -cpu cortex-a76 runner": of every precision it gives the value that answers.json
 # holds for it, everywhere, or exits with that code.
@@ -324,16 +324,6 @@ def test_ones_own_runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
 
 # --- the truth ------------------------------------------------------------------------------------
-
-
-def built_runner() -> Path:
-    """The newest aarch64 runner that was ever built here; skips where there is none, or no QEMU."""
-    if emulator_argv() is None:
-        pytest.skip("QEMU is not installed (apt-get install qemu-user-static)")
-    found = list((cache_folder() / "runner").glob("edgepose-runner-aarch64-*"))
-    if not found:
-        pytest.skip("no aarch64 runner was built here yet; a slow test builds it")
-    return check_runner(max(found, key=lambda path: path.stat().st_mtime), "aarch64").path
 
 
 def huge_onnx(path: Path) -> Path:

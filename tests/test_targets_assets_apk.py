@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from targets.assets import write_assets
-from tests.test_targets_assets import data_offset, make_artifact
+from tests.asset_artifacts import data_offset, make_artifact
 
 MANIFEST = '<manifest package="edgepose.example"><application /></manifest>\n'
 PASSWORD = "no-secret"

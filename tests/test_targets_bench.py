@@ -31,7 +31,7 @@ from targets.result import (
     RunResult,
     read_runs,
 )
-from tests.test_edge_artifact import make_artifact
+from tests.made_artifacts import make_artifact
 
 MS = 1_000_000
 CLOCKS = {f"cpu{core}": 2_419_200 for core in range(4, 8)}

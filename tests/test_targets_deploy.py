@@ -29,8 +29,8 @@ from tests.bench_phone import converted
 from tests.conftest import ROOT, tiny_simcc_model
 from tests.deploy_board import DeployBoard, compare, deploy_board, make_film, ready_python
 from tests.python_runners import tiny_artifact
+from tests.specs import detector_spec
 from tests.ssh_server import opened, ssh_server
-from tests.test_edge_spec import detector_spec
 
 pytest.importorskip("onnx")
 

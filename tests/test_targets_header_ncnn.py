@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +12,16 @@ from calibration.synthetic import scene
 from edge.artifact import load_artifact
 from edge.cli import main
 from edge.detector import Detector
-from edge.files import cache_folder
 from edge.pipeline import Pipeline, Pose
 from edge.pose import PoseEstimator
 from edge.session import EngineSettings, open_session
 from targets.assets import write_assets
-from targets.ncnn_source import NCNN_VERSION
-from tests.conftest import ROOT
-from tests.test_targets_header import F32, build_header_program
+from tests.header_app import MODELS, jni_example, ncnn_flags, run
+from tests.header_build import F32, build_header_program
 
 pytest.importorskip("ncnn")
 pytest.importorskip("pnnx")
 
-MODELS = ("rtmdet-nano-demo", "rtmpose-t-demo")
 PICTURE_HW = (480, 640)
 
 
@@ -98,33 +93,6 @@ def test_weights_that_do_not_fit_are_refused(shipped: Path, tmp_path: Path) -> N
         assert why in run([*argv, "find", str(damaged), str(detector), *given], code=1)
 
 
-JAVA = """
-package edgepose;
-class EdgePose {
-    static native long open(Object assets, String detector, String pose, int threads);
-    static native float[] find(long handle, Object bitmap, float score);
-    static native int keypoints(long handle);
-    static native void close(long handle);
-    static native int held();
-    public static void main(String[] words) {
-        System.load(words[0]);
-        try {
-            open(words, "nobody", words[2], 1);
-        } catch (IllegalStateException error) {
-            System.out.println(error.getMessage());
-        }
-        long handle = open(words, words[1], words[2], 1);
-        System.out.println(keypoints(handle));
-        for (float value : find(handle, words, 0.3f)) System.out.print(value + " ");
-        System.out.println();
-        System.out.println(held());
-        close(handle);
-        System.out.println(held());
-    }
-}
-"""
-
-
 @pytest.mark.slow
 def test_the_jni_example_on_stand_ins_of_android(
     shipped: Path, people: list[Pose], tmp_path: Path
@@ -142,54 +110,3 @@ def test_the_jni_example_on_stand_ins_of_android(
     assert (count, while_open, after) == ("17", "2", "0")  # the weights of two networks
     got = np.array(values.split(), np.float32).reshape(-1, 5 + 17 * 3)
     assert_same_people(got[:, :5], got[:, 5:].reshape(-1, 17, 3), people)
-
-
-def jni_example(assets: Path, folder: Path) -> list[str]:
-    """Build an app's example for this machine's Java, in a folder; its command line.
-
-    Two models are its last words. The picture and the assets are named in the environment.
-    """
-    javac, java, compiler = (shutil.which(name) for name in ("javac", "java", "g++"))
-    if not (javac and java and compiler):
-        pytest.skip("needs javac, java and g++")
-    flags = ncnn_flags("x86_64")[1:]
-    jni = Path(javac).resolve().parents[1] / "include"
-    (folder / "android").mkdir()
-    for name in ("asset_manager", "asset_manager_jni", "bitmap"):
-        (folder / f"android/{name}.h").write_text('#include "android_stand_ins.h"\n')
-    includes = [folder, ROOT / "tests", assets / "include"]
-    library = folder / "libedgepose.so"
-    # ncnn's own package for Android asks for -fno-rtti.
-    options = ["-fPIC", "-shared", "-fno-rtti", "-Wall", "-Wextra", "-Werror"]
-    options += [f"-I{path}" for path in includes]
-    options += ["-isystem", str(jni), "-isystem", str(jni / "linux")]
-    source = assets / "example/edgepose_jni.cpp"
-    run([compiler, "-std=c++17", "-O2", *options, str(source), *flags, "-o", str(library)])
-    (folder / "edgepose").mkdir()
-    (folder / "edgepose/EdgePose.java").write_text(JAVA)
-    run([javac, "-d", str(folder), str(folder / "edgepose/EdgePose.java")])
-    return [java, "-cp", str(folder), "edgepose.EdgePose", str(library)]
-
-
-def run(argv: list[str], *, code: int = 0, **environment: str) -> str:
-    """Run a program to its end; what it printed, or, of one that fails, what it said."""
-    done = subprocess.run(
-        argv,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-        env={**os.environ, **environment},
-    )
-    assert done.returncode == code, done.stderr
-    return done.stderr if code else done.stdout
-
-
-def ncnn_flags(arch: str) -> list[str]:
-    """What compiles and links with the native runner's ncnn; skips where it was not built."""
-    name = f"ncnn-{NCNN_VERSION}-{arch}-gcc-*"
-    for folder in sorted((cache_folder() / "runner").glob(name)):
-        for library in sorted(folder.glob("lib*/libncnn.a")):
-            include = ["-isystem", str(folder / "include/ncnn")]
-            return ["-DEDGEPOSE_NCNN", "-fopenmp", *include, str(library)]
-    pytest.skip(f"no ncnn for {arch} here; `make setup-runner` builds it")

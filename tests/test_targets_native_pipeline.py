@@ -18,10 +18,10 @@ from targets.fake import FakeTransport
 from targets.native_pipeline import NativePipeline
 from targets.native_session import NativeSession
 from targets.transport import Done
-from tests.test_edge_artifact import make_artifact
-from tests.test_targets_header import detector_spec
-from tests.test_targets_native_session import RUNNER, SPEC
-from tests.test_targets_runner_native import LINE
+from tests.header_build import detector_spec
+from tests.made_artifacts import make_artifact
+from tests.native_stand_in import RUNNER, SPEC
+from tests.runner_output import LINE
 
 SETTINGS = LatencySettings(2, 0.0, 3, 0.0, 5.0, pause_s=0.002)
 MS = 1_000_000

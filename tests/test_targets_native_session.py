@@ -11,22 +11,16 @@ import pytest
 
 from edge.errors import DeviceError, FeedError
 from edge.latency import LatencySettings
-from edge.spec import TensorSpec
 from targets.fake import FakeTransport
 from targets.native_session import NativeSession, measure_pipeline, place_runner
 from targets.runner_check import RunnerInfo
 from targets.transport import Done
-from tests.test_edge_artifact import make_artifact
-from tests.test_edge_spec import pose_spec
-from tests.test_targets_runner_native import LINE
+from tests.made_artifacts import make_artifact
+from tests.native_stand_in import RUNNER, SPEC
+from tests.runner_output import LINE
 
-RUNNER = "/data/local/tmp/edgepose/runner/r"
 IMAGE = np.arange(3 * 64 * 48, dtype=np.float32).reshape(1, 3, 64, 48)
 FEEDS = {"input": IMAGE}
-SPEC = pose_spec(
-    input=TensorSpec("input", (1, 3, 64, 48)),
-    outputs=(TensorSpec("simcc_x", (1, 17, 96)), TensorSpec("simcc_y", (1, 17, 128))),
-)
 SETTINGS = LatencySettings(2, 0.0, 3, 0.0, 5.0)
 MS = 1_000_000
 

@@ -37,6 +37,7 @@ from targets.python_setup import find_python, python_for
 from targets.python_wheels import DevicePython, collect_wheels, device_lock, edge_wheel
 from targets.transport import Done, Transport
 from tests.conftest import ROOT
+from tests.python_stand_in import python
 
 LOCKS = ROOT / "targets" / "locks"
 ENGINES: dict[Format, str] = {
@@ -46,28 +47,6 @@ ENGINES: dict[Format, str] = {
     "tflite": "ai-edge-litert",
     "tensorrt": "cuda-python",
 }
-
-
-def python(version: str, machine: str = "aarch64", glibc: str = "2.36") -> DevicePython:
-    short = ".".join(version.split(".")[:2])
-    return DevicePython(
-        executable="/usr/bin/python3",
-        environment={
-            "implementation_name": "cpython",
-            "implementation_version": version,
-            "os_name": "posix",
-            "platform_machine": machine,
-            "platform_python_implementation": "CPython",
-            "platform_release": "6.6.31",
-            "platform_system": "Linux",
-            "platform_version": "#1",
-            "python_full_version": version,
-            "python_version": short,
-            "sys_platform": "linux",
-        },
-        glibc=glibc,
-        has_venv=True,
-    )
 
 
 def probe_answer(device: DevicePython) -> str:

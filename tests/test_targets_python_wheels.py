@@ -8,7 +8,7 @@ import pytest
 
 from edge.errors import SpecError
 from targets.python_wheels import device_lock, merged_lock
-from tests.test_targets_python_setup import python
+from tests.python_stand_in import python
 
 
 @pytest.mark.parametrize("version", ["3.10.12", "3.11.2", "3.12.3", "3.13.5"])

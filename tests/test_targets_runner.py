@@ -32,11 +32,10 @@ from targets.native import (
 )
 from targets.programs import run_program
 from targets.runner_build import find_runner
-from targets.runner_check import emulator_argv
-from targets.toolchain import Arch, host_arch
 from targets.transport import Done
 from tests.conftest import tiny_simcc_model
 from tests.native_networks import Array, ncnn_files, network_of, noise, wheel_answers
+from tests.runner_programs import arm, refused, x86  # noqa: F401
 
 pytest.importorskip("onnx")
 pytest.importorskip("ncnn")
@@ -46,30 +45,6 @@ if find_spec("pnnx") is None:  # importing it would need PyTorch
 pytestmark = pytest.mark.slow
 
 FEW = LatencySettings(1, 0.0, 4, 0.0, 60.0)
-
-
-def launcher(arch: Arch) -> list[str]:
-    """The argument vector that starts the runner of an architecture here."""
-    try:
-        runner = find_runner(arch)
-    except ToolError as error:
-        pytest.skip(str(error))
-    emulator: list[str] | None = []
-    if arch != host_arch():
-        emulator = emulator_argv()
-    if emulator is None:
-        pytest.skip("QEMU is not installed")
-    return [*emulator, str(runner.path)]
-
-
-@pytest.fixture(scope="session")
-def x86() -> list[str]:
-    return launcher("x86_64")
-
-
-@pytest.fixture(scope="session")
-def arm() -> list[str]:
-    return launcher("aarch64")
 
 
 @dataclass(frozen=True)
@@ -271,14 +246,6 @@ def test_a_pipeline_runs_the_detector_in_every_third_frame(
 
 
 # --- faults ---------------------------------------------------------------------------------------
-
-
-def refused(done: Done, status: int, said: str) -> None:
-    """No line on stdout, one on stderr."""
-    text = done.stderr.decode()
-    assert (done.returncode, done.stdout) == (status, b""), (done.returncode, text)
-    assert text.startswith("edgepose-runner: ") and text.count("\n") == 1, text
-    assert said in text, text
 
 
 @pytest.mark.parametrize(

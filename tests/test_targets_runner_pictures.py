@@ -33,7 +33,7 @@ from targets.native_session import NativeSession
 from targets.programs import run_program
 from targets.result import RunResult
 from targets.transport import Done
-from tests.test_targets_runner import arm, refused, x86
+from tests.runner_programs import arm, refused, x86
 
 __all__ = ["arm", "x86"]  # fixtures of both architectures' runners
 

@@ -19,8 +19,8 @@ from edge.errors import DeviceError
 from targets.ssh_login import PASSWORD_VARIABLE
 from targets.transport import push_changed, remote_sha256, remove_work_dir
 from tests.arm_userland import arm_userland
+from tests.programs_here import goes_on, noise
 from tests.ssh_server import SshServer, opened, ssh_server
-from tests.test_targets_transport import goes_on, noise
 
 pytestmark = pytest.mark.long
 

@@ -21,8 +21,8 @@ from edge.errors import DeviceError
 from targets.known_hosts import known_keys
 from targets.ssh import open_ssh
 from targets.ssh_login import PASSWORD_VARIABLE, read_login
+from tests.programs_here import goes_on, noise
 from tests.ssh_server import PASSWORD, SshServer, make_key, opened, ssh_server
-from tests.test_targets_transport import goes_on, noise
 
 pytestmark = pytest.mark.long
 

@@ -8,10 +8,9 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from edge.errors import DeviceError
@@ -27,6 +26,7 @@ from targets.transport import (
     remove_work_dir,
     shell_line,
 )
+from tests.programs_here import goes_on, noise
 from tests.ssh_server import SshServer, ssh_server
 
 TORTURE = [
@@ -95,29 +95,9 @@ def transport(connection: Transport) -> Iterator[Transport]:
     remove_work_dir(connection)
 
 
-def noise(size: int, seed: int = 3) -> bytes:
-    return np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8).tobytes()
-
-
 def listing(transport: Transport, folder: str) -> list[str]:
     done = transport.run(["ls", "-A", folder], timeout_s=20)
     return done.stdout.decode().splitlines()
-
-
-def goes_on(text: str) -> bool:
-    """Whether a process of this machine, where the devices of these tests run, goes on to say this.
-
-    A killed process takes a moment to go.
-    """
-    for _ in range(40):
-        lines = []
-        for file in Path("/proc").glob("[0-9]*/cmdline"):
-            with suppress(OSError):
-                lines.append(file.read_bytes().replace(b"\0", b" "))
-        if not any(text.encode() in line for line in lines):
-            return False
-        time.sleep(0.05)
-    return True
 
 
 @pytest.mark.parametrize("shell", ["dash", "bash", "zsh", "mksh", "busybox"])
