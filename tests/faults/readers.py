@@ -276,7 +276,7 @@ def _read_adb(data: bytes, folder: Path) -> None:
 
 def _runner_seeds(folder: Path) -> list[bytes]:
     """The lines of both runners and the files of trtexec."""
-    from tests.test_targets_runner_native import LINE
+    from tests.runner_output import LINE
 
     del folder
     python = {
