@@ -14,7 +14,7 @@ from edge.artifact import sha256_of
 from edge.engines.onnxruntime import OnnxRuntimeSession
 from edge.errors import ModelFileError, SpecError
 from edge.session import EngineSettings
-from tests.conftest import ROOT
+from tests.conftest import ROOT, tiny_simcc_model
 
 pytest.importorskip("cv2")
 onnx = pytest.importorskip("onnx")
@@ -61,7 +61,7 @@ def test_files_are_named_after_themselves(tmp_path: Path) -> None:
     folder = tmp_path / "rtmdet-nano"
     folder.mkdir()
     for path in (folder / "end2end.onnx", folder / "mine.onnx", folder / "my model.onnx"):
-        path.write_bytes(b"x")
+        path.write_bytes(tiny_simcc_model().SerializeToString())
     assert find_source(str(folder / "end2end.onnx")).name == "rtmdet-nano"
     assert find_source(str(folder / "mine.onnx")).name == "mine"
     assert find_source(str(folder / "mine.onnx"), name="other").name == "other"

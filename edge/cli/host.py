@@ -328,6 +328,7 @@ def _open_source(source: Source, settings: EngineSettings) -> Session:
     found = recognise(
         model, source.path, source.name, source.spec, source.input_hw, source.keypoint_set
     )
+    session = OnnxRuntimeSession(bytes(model.SerializeToString()), found.source_spec, settings)
     for note in (*source.notes, *found.notes):
         print(f"note: {source.name}: {note}", file=sys.stderr, flush=True)
-    return OnnxRuntimeSession(bytes(model.SerializeToString()), found.source_spec, settings)
+    return session
