@@ -65,6 +65,8 @@ def fuzz(
             thread.start()
         for thread in threads:
             thread.join()
+        if not tallies[name].count:
+            tallies[name].add(0, f"{name}: no worker started", 0.0)
     return tallies
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import json
 import os
@@ -92,12 +93,19 @@ def _read_artifact(data: bytes, folder: Path) -> None:
     artifact = load_artifact(place, allow_failed=True)
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown):
-        info(argparse.Namespace(artifact=place, allow_failed=True, json=True))
+        info(_asked("info", str(place), "--allow-failed", "--json"))
         split = shown.tell()
-        info(argparse.Namespace(artifact=place, allow_failed=True, json=False))
+        info(_asked("info", str(place), "--allow-failed"))
     again = json.loads(shown.getvalue()[:split], parse_constant=_no_constant)
     assert again["spec"] == json.loads(json.dumps(artifact.spec.to_json()))
     assert not set(shown.getvalue()[split:]) & {"\x1b", "\r", "\x00"}
+
+
+@functools.cache
+def _asked(*argv: str) -> argparse.Namespace:
+    from edge.cli import _parser
+
+    return _parser().parse_args(argv)
 
 
 def _no_constant(word: str) -> float:
