@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from converters.onnx_file import Graph
+from converters.onnx_file import Graph, drop_unused
 from edge.session import Array
 
 __all__ = ["fold_focus"]
@@ -38,7 +38,7 @@ def fold_focus(model: Any) -> int:
     is one of the source, s and t times its strides and padding, and with the weights
     ``W'[o, i, s a + r, t b + c] = W[o, k, a, b]``: the same products, added in another order. Known
     are slices in any order, of one axis each or of both, SpaceToDepth, and the reshaping of
-    PixelUnshuffle. What nobody reads any more stays in the graph.
+    PixelUnshuffle.
     """
     from onnx import numpy_helper
 
@@ -57,6 +57,8 @@ def fold_focus(model: Any) -> int:
         model.graph.initializer.append(numpy_helper.from_array(folded, name))
         _become(node, blocks, folded, name)
         count += 1
+    if count:
+        drop_unused(model)
     return count
 
 

@@ -19,7 +19,7 @@ from converters.onnx_walk import all_names, reads
 from edge.errors import ModelFileError
 from edge.session import Array, import_engine
 
-__all__ = ["Graph", "image_input_shape", "load_onnx", "output_shapes"]
+__all__ = ["Graph", "drop_unused", "image_input_shape", "load_onnx", "output_shapes"]
 
 
 def load_onnx(path: Path) -> Any:
@@ -229,3 +229,14 @@ class Graph:
                 seen.add(id(node))
                 stack.extend(reads(node))
         return [node for node in self.model.graph.node if id(node) in seen]
+
+
+def drop_unused(model: Any) -> None:
+    """Remove nodes and weights that no output depends on, in place."""
+    outputs = [value.name for value in model.graph.output]
+    nodes = Graph(model).needed_by(outputs)
+    used = {name for node in nodes for name in reads(node)}.union(outputs)
+    weights = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(weights)

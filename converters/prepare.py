@@ -97,8 +97,7 @@ def prepare(
     _freeze_input(prepared, (batch, 3, height, width))
     refuse_giants(prepared, path)
     prepared = to_proven_opset(_simplify(prepared, path))
-    if fold_focus(prepared):
-        _cut(prepared, taps)
+    fold_focus(prepared)
     count = make_scale_norm_fp16_safe(prepared)
     scaled = scale_for_half(prepared)
     shapes = _inferred_shapes(prepared, taps, path)
@@ -142,7 +141,7 @@ def with_batch(prepared: Prepared, batch: int, path: Path) -> Prepared:
     shape = (batch, *prepared.spec.input.shape[1:])
     del model.graph.value_info[:]
     for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
+        value.type.tensor_type.shape.dim[0].dim_value = batch
     _freeze_input(model, shape)
     if any(node.op_type in _OF_SHAPES for node in model.graph.node):
         model = _simplify(model, path)

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from converters.onnx_file import Graph
+from converters.onnx_file import Graph, drop_unused
 from converters.onnx_operators import opset_of
-from converters.onnx_walk import reads
 from edge.session import Array
 
 __all__ = ["make_scale_norm_fp16_safe"]
@@ -39,7 +38,7 @@ def make_scale_norm_fp16_safe(model: Any) -> int:
         _replace_division(model, node, factor, epsilon, dtype, prefix=f"scale_norm_{count}")
         count += 1
     if count:
-        _drop_unused(model)
+        drop_unused(model)
     return count
 
 
@@ -173,13 +172,3 @@ def _element_types(model: Any) -> dict[str, np.dtype[Any]]:
         for value in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
     }
     return {name: helper.tensor_dtype_to_np_dtype(kind) for name, kind in kinds.items() if kind}
-
-
-def _drop_unused(model: Any) -> None:
-    nodes = Graph(model).needed_by(value.name for value in model.graph.output)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    used = {name for node in nodes for name in reads(node)}
-    weights = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(weights)

@@ -5,13 +5,17 @@ Also the end of a run: what was skipped, a line a reason.
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from edge.files import cache_folder
 from tests.skipped import counted, reason_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,14 +28,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_configure() -> None:
+# What is compiled or fetched for many minutes, under the hash of all that it is made from.
+_COMPILED = ("runner", "wheels")
+_OWN_CACHE = "EDGEPOSE_TEST_CACHE"
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Signals as a terminal gives them: started in the background or by nohup, some are ignored.
 
-    Tests, and all that they start, would inherit that.
+    Tests, and all that they start, would inherit that. And an empty cache, as a new user has it,
+    but for what is compiled: nothing passes because it was converted before.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+    if _OWN_CACHE not in os.environ:  # workers get their parent's
+        folder, user = Path(tempfile.mkdtemp(prefix="edgepose-cache-")), cache_folder()
+        for name in _COMPILED:
+            (user / name).mkdir(parents=True, exist_ok=True)
+            (folder / name).symlink_to(user / name)
+        os.environ["EDGEPOSE_CACHE"] = os.environ[_OWN_CACHE] = str(folder)
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

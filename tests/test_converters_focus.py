@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from converters.focus import fold_focus  # noqa: E402
+from converters.prepare import prepare, with_batch  # noqa: E402
+from converters.sdk_archive import read_sdk  # noqa: E402
 from edge.session import Array  # noqa: E402
+from tests.conftest import shared  # noqa: E402
 
 END = 2**63 - 1
 CHANNELS, HW = 3, (12, 18)
@@ -121,6 +125,18 @@ def test_reshaping_is_one(middle: tuple[int, ...]) -> None:
     want = run(model)
     assert fold_focus(model) == 1
     np.testing.assert_allclose(run(model), want, atol=2e-5)
+
+
+def test_a_real_file_with_its_suppression_keeps_its_outputs(tmp_path: Path) -> None:
+    """YOLOX-Pose as mmdeploy writes it: the stem goes, and the outputs' shapes stay known."""
+    model = read_sdk(shared("cases/openmmlab/yoloxpose-tiny_sdk"), "yoloxpose", tmp_path)
+    made = prepare(model.onnx_path, "yoloxpose", spec=model.spec, batch=None)
+    outputs = [tensor.shape for tensor in made.spec.outputs]
+    assert outputs == [(None, None, 5), (None, None, 17, 3)]
+    (first,) = [n for n in made.model.graph.node if made.spec.input.name in n.input]
+    assert first.op_type == "Conv"
+    one = with_batch(made, 1, model.onnx_path).spec.outputs
+    assert [tensor.shape for tensor in one] == [(1, *shape[1:]) for shape in outputs]
 
 
 def test_what_is_no_space_to_depth_stays() -> None:

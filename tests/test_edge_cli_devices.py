@@ -128,6 +128,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_clean_removes_the_folder_and_says_what_it_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.delenv("EDGEPOSE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = tmp_path / "edgepose/device"
     (folder / "artifacts/a b").mkdir(parents=True)
@@ -161,6 +162,7 @@ def test_clean_on_a_phone_and_on_a_board(tmp_path: Path) -> None:
 def test_clean_takes_a_profile_of_one_s_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.delenv("EDGEPOSE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     file = tmp_path / "mine.toml"
     file.write_text(
