@@ -182,6 +182,7 @@ test-faults: .venv/.ready ## faults on purpose: INPUTS=100000 damaged ones, KILL
 	@$(python) -m tests.faults $(if $(INPUTS),--inputs $(INPUTS)) $(if $(KILLS),--kills $(KILLS)) $(ARGS)
 
 lock: ## pin the newest allowed versions anew (needs uv)
+	@command -v uv >/dev/null || { echo "lock: needs uv, which is not installed: pip install uv" >&2; exit 1; }
 	uv pip compile pyproject.toml --extra host --group dev --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --no-annotate --override lock.overrides.txt --upgrade -o requirements.lock
 	uv pip compile converters/onnx2tf.in --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

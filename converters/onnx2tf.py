@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from converters import CHECKOUT, ROOM
-from converters.tools import locked_versions, run_tool
+from converters.tools import locked_versions, run_shown, run_tool
 from edge.errors import ToolError
 
 __all__ = [
@@ -58,7 +58,7 @@ def onnx2tf_python(environment: Path = _ENVIRONMENT) -> Path:
 
     if not is_ready():
         try:
-            run_tool(["make", "setup-onnx2tf"], CHECKOUT, _SETUP_TIMEOUT_S)
+            run_shown(["make", "--no-print-directory", "setup-onnx2tf"], CHECKOUT, _SETUP_TIMEOUT_S)
         except ToolError as error:
             reason = str(error).strip().splitlines()[-1].strip()
             raise ToolError(

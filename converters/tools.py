@@ -1,10 +1,11 @@
-"""External programs: the room's only subprocess call."""
+"""External programs: the room's only subprocess calls."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from converters import CHECKOUT
 from edge.errors import ToolError
 
-__all__ = ["check_versions", "locked_versions", "run_tool", "version_of"]
+__all__ = ["check_versions", "locked_versions", "run_shown", "run_tool", "version_of"]
 
 _LAST_LINES = 12
 _LOCK = CHECKOUT / "requirements.lock"
@@ -51,6 +52,30 @@ def run_tool(argv: Sequence[str], cwd: Path, timeout_s: float = 600.0) -> str:
         last = "\n".join(f"    {row}" for row in text.splitlines()[-_LAST_LINES:])
         raise ToolError(f"`{line}` {how}; the last lines of its output:\n{last}")
     return text
+
+
+def run_shown(argv: Sequence[str], cwd: Path, timeout_s: float) -> None:
+    """Run a program that tells its user what it does: all that it prints goes to stderr.
+
+    Raises ToolError with the command line and the exit code.
+    """
+    line = shlex.join(argv)
+    sys.stderr.flush()
+    try:
+        done = subprocess.run(
+            list(argv),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr.fileno(),
+            timeout=timeout_s,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise ToolError(f"{argv[0]}: no such program; install it") from None
+    except subprocess.TimeoutExpired:
+        raise ToolError(f"`{line}` did not end within {timeout_s:g} s") from None
+    if done.returncode != 0:
+        raise ToolError(f"`{line}` exited with {done.returncode}, as said above")
 
 
 def version_of(distribution: str) -> str:

@@ -17,8 +17,8 @@ from edge.errors import ToolError
 __all__ = ["BuildProgress", "BuildSkippedError", "duration", "key_pressed"]
 
 _COUNT = re.compile(r"\[(\d+)/(\d+)\]")
-# A rate over less says nothing: the first files are the small ones.
-_LEAST_S = 5.0
+# A rate over less says nothing.
+_LEAST_S, _LEAST_FILES = 5.0, 8
 
 
 class BuildSkippedError(ToolError):
@@ -73,7 +73,7 @@ class BuildProgress:
         self._shown_s = now_s
         text = f"{self._what}: {done} of {total}"
         passed_s, new = now_s - self._begin_s, done - self._first
-        if passed_s >= _LEAST_S and new > 0:
+        if passed_s >= _LEAST_S and new >= _LEAST_FILES:
             text += f", about {duration((total - done) * passed_s / new)} left"
         if self._in_place:
             hint = " (s: go on without it)" if self._skip else ""

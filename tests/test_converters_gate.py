@@ -19,7 +19,7 @@ from converters.gate import AccuracyCheck, AccuracyReport
 from converters.job import Calibration, FeedSource, Job, NamedFeeds
 from converters.onnx import convert_onnx
 from converters.source import Source
-from converters.tools import check_versions, locked_versions
+from converters.tools import check_versions, locked_versions, run_shown
 from edge.artifact import load_artifact
 from edge.errors import AccuracyError, SpecError, ToolError
 from edge.session import Session
@@ -286,3 +286,17 @@ def test_another_version_than_the_locks_is_refused(
         source, [Variant("onnx", "fp32")], tmp_path, asked, rows.append, any_version=True
     )
     assert good.error is None
+
+
+def test_a_program_that_tells_what_it_does_is_heard(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_shown(["sh", "-c", "echo said; echo complained >&2"], tmp_path, 20.0)
+    shown = capfd.readouterr()
+    assert shown.out == "" and sorted(shown.err.split()) == ["complained", "said"]
+    with pytest.raises(ToolError, match="exited with 3, as said above"):
+        run_shown(["sh", "-c", "exit 3"], tmp_path, 20.0)
+    with pytest.raises(ToolError, match=r"did not end within 0\.2 s"):
+        run_shown(["sleep", "60"], tmp_path, 0.2)
+    with pytest.raises(ToolError, match="no-such: no such program"):
+        run_shown(["no-such"], tmp_path, 1.0)

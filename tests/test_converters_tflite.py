@@ -449,10 +449,10 @@ def test_the_environment_is_built_on_first_need(
         python.touch()
     if state == "stale":
         (environment / ".ready").write_text("0" * 64)
-    monkeypatch.setattr(onnx2tf, "run_tool", build)
+    monkeypatch.setattr(onnx2tf, "run_shown", build)
     assert onnx2tf_python(environment) == python
     assert onnx2tf_python(environment) == python
-    assert calls == [(["make", "setup-onnx2tf"], ROOT)]
+    assert calls == [(["make", "--no-print-directory", "setup-onnx2tf"], ROOT)]
 
 
 @pytest.mark.parametrize("how", ["fails", "leaves nothing"])
@@ -464,7 +464,7 @@ def test_an_environment_that_cannot_be_built_is_one_clear_line(
             raise ToolError("`make setup-onnx2tf` exited with 2; the last lines:\n    no network")
         return ""
 
-    monkeypatch.setattr(onnx2tf, "run_tool", build)
+    monkeypatch.setattr(onnx2tf, "run_shown", build)
     with pytest.raises(ToolError, match="make setup-onnx2tf") as caught:
         onnx2tf_python(tmp_path / "absent")
     assert "\n" not in str(caught.value)

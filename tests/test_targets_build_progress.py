@@ -45,13 +45,14 @@ def test_a_build_that_goes_on_is_timed_by_its_new_files() -> None:
 def test_in_place_one_line_names_the_key(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     progress = BuildProgress("b", pytest.fail, lambda: False, in_place=True, clock_s=clock)
-    for done in (1, 2, 3):
+    for done in range(1, 13):
         clock.now_s += 4.0
         progress(f"[{done}/100] x")
     progress.close()
     shown = capsys.readouterr().err
     assert "\n" not in shown and shown.endswith("\r\x1b[K")
-    assert "b: 3 of 100, about 6 min left (s: go on without it)" in shown
+    assert "b: 12 of 100, about 6 min left (s: go on without it)" in shown
+    assert "b: 3 of 100 (s: go on without it)" in shown
 
 
 def test_the_key_ends_it() -> None:
