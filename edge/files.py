@@ -27,7 +27,6 @@ from edge.errors import EdgeError
 
 __all__ = [
     "cache_folder",
-    "home_folder",
     "in_home",
     "private_folder",
     "replacing",
@@ -52,7 +51,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP)
 
 
-def home_folder() -> Path:
+def _home_folder() -> Path:
     """The user's home folder; EdgeError where the machine knows none (HOME is not set)."""
     try:
         return Path.home()
@@ -69,7 +68,7 @@ def in_home(text: str) -> Path:
     """
     try:
         return Path(text).expanduser()
-    except RuntimeError:
+    except (RuntimeError, ValueError):  # nobody's home, or a name that no user can have
         return Path(text)
 
 
@@ -89,7 +88,7 @@ def cache_folder() -> Path:
             ) from None
     xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # The XDG specification: a relative path is to be ignored.
-    return (xdg if xdg.is_absolute() else home_folder() / ".cache") / "edgepose"
+    return (xdg if xdg.is_absolute() else _home_folder() / ".cache") / "edgepose"
 
 
 def sha256_of(path: Path) -> str:

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Literal
 
 from edge.errors import EdgeError
+from edge.files import in_home
 from targets.adb import adb_devices, open_adb
 from targets.device_state import DeviceInfo, read_device
 from targets.local import open_local
 from targets.profile import Profile, profiles
 from targets.ssh import open_ssh
-from targets.ssh_login import config_lines, expanded
+from targets.ssh_login import config_lines
 from targets.transport import Transport
 
 __all__ = ["Nearby", "configured_hosts", "find_devices", "fitting_targets"]
@@ -136,7 +137,7 @@ def configured_hosts(config: Path | None = None) -> tuple[str, ...]:
 
     Raises OSError where it cannot be read, ValueError where it is no such file.
     """
-    path = config or expanded("~/.ssh/config")
+    path = config or in_home("~/.ssh/config")
     if not path.is_file():
         return ()
     names: dict[str, None] = {}

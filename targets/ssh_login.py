@@ -24,6 +24,7 @@ from typing import Any
 
 from edge.digits import parse_digits
 from edge.errors import DeviceError
+from edge.files import in_home
 from targets.known_hosts import fingerprint, known_keys
 
 __all__ = ["PASSWORD_VARIABLE", "Login", "config_lines", "connect", "read_login"]
@@ -78,8 +79,8 @@ def read_login(host: str, *, config: Path | None = None, known_hosts: Path | Non
     alias = match["name"].strip("[]")
     options = _options(config, alias, match["user"], match["port"])
     hostname, port, user = options["hostname"], options["port"], options["user"]
-    files = [expanded(text) for text in options.get("userknownhostsfile", "").split()]
-    files = files or [expanded("~/.ssh/known_hosts")]
+    files = [in_home(text) for text in options.get("userknownhostsfile", "").split()]
+    files = files or [in_home("~/.ssh/known_hosts")]
     files.append(Path("/etc/ssh/ssh_known_hosts"))
     by_default = hostname.lower() if port == 22 else f"[{hostname.lower()}]:{port}"
     accept = ["ssh", *(["-F", str(config)] if config else [])]
@@ -94,7 +95,7 @@ def read_login(host: str, *, config: Path | None = None, known_hosts: Path | Non
         accept=shlex.join([*accept, f"{match['user']}@{alias}" if match["user"] else alias]),
         known_hosts=(known_hosts,) if known_hosts else tuple(files),
         host_key_name=options.get("hostkeyalias", by_default),
-        identities=tuple(expanded(path) for path in options.get("identityfile", ())),
+        identities=tuple(in_home(path) for path in options.get("identityfile", ())),
         identities_only=options.get("identitiesonly", "no") == "yes",
         jumps=tuple(jump for jump in jumps if jump and jump not in ("none", alias, hostname)),
         proxy_command=options.get("proxycommand") or "",
@@ -144,7 +145,7 @@ def _options(config: Path | None, alias: str, user: str | None, port: str | None
     """What the configuration says of a host; what the user wrote beside its name goes first."""
     import paramiko
 
-    path, own_name = config or expanded("~/.ssh/config"), _own_name()
+    path, own_name = config or in_home("~/.ssh/config"), _own_name()
     lines = [f"User {user}"] if user else []
     lines += [f"Port {port}"] if port else []
     try:
@@ -177,14 +178,6 @@ def _own_name() -> str:
         return os.environ["LOGNAME"]
 
 
-def expanded(text: str) -> Path:
-    """The path with the home folder in it; as it is, which no file is at, where nobody has one."""
-    try:
-        return Path(text).expanduser()
-    except (RuntimeError, ValueError):  # a name of a user that no system can have
-        return Path(text)
-
-
 def config_lines(path: Path, depth: int = 0) -> Iterator[str]:
     """The lines of a configuration with the files that it includes, which paramiko leaves out."""
     block = "Host *"
@@ -197,7 +190,7 @@ def config_lines(path: Path, depth: int = 0) -> Iterator[str]:
             continue
         for pattern in shlex.split(rest):
             # Relative to ~/.ssh, and the block that holds the line goes on after the file.
-            whole = (expanded("~/.ssh") / expanded(pattern)).absolute()
+            whole = (in_home("~/.ssh") / in_home(pattern)).absolute()
             for file in _matching(str(whole)):
                 yield from config_lines(Path(file), depth + 1)
                 yield block
@@ -398,7 +391,7 @@ def _keys(login: Login, stack: ExitStack) -> Iterator[tuple[str, Any]]:
     import paramiko
 
     files = login.identities or tuple(
-        path for name in _DEFAULT_KEYS if (path := expanded(f"~/.ssh/{name}")).is_file()
+        path for name in _DEFAULT_KEYS if (path := in_home(f"~/.ssh/{name}")).is_file()
     )
     wanted = set()
     for path in files:
