@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,15 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from converters.focus import fold_focus  # noqa: E402
+from converters.job import Job  # noqa: E402
+from converters.ncnn import convert_ncnn  # noqa: E402
 from converters.prepare import prepare, with_batch  # noqa: E402
 from converters.sdk_archive import read_sdk  # noqa: E402
+from edge.errors import ToolError  # noqa: E402
 from edge.session import Array  # noqa: E402
+from edge.spec import TensorSpec  # noqa: E402
 from tests.conftest import shared  # noqa: E402
+from tests.specs import pose_spec  # noqa: E402
 
 END = 2**63 - 1
 CHANNELS, HW = 3, (12, 18)
@@ -137,6 +143,29 @@ def test_a_real_file_with_its_suppression_keeps_its_outputs(tmp_path: Path) -> N
     assert first.op_type == "Conv"
     one = with_batch(made, 1, model.onnx_path).spec.outputs
     assert [tensor.shape for tensor in one] == [(1, *shape[1:]) for shape in outputs]
+
+
+def test_what_ncnn_lacks_names_the_formats_that_have_it(tmp_path: Path) -> None:
+    """Slices with a step and no convolution behind them: OpenVINO takes them."""
+    pytest.importorskip("openvino")
+    if find_spec("pnnx") is None:
+        pytest.skip("pnnx is not installed")
+    model = graph(slices(CORNERS), 12, 1)
+    model.graph.node[-1].input[0] = "sum"  # the convolution reads something between
+    model.graph.node.insert(
+        len(model.graph.node) - 1, helper.make_node("Add", ["blocks", "blocks"], ["sum"])
+    )
+    assert fold_focus(model) == 0
+    onnx.save(model, tmp_path / "blocks.onnx")
+    spec = pose_spec(
+        codec="heatmap",
+        input=TensorSpec("image", (1, CHANNELS, *HW)),
+        outputs=(TensorSpec("out", (1, 5, 6, 9)),),
+        keypoint_set="unnamed-5",
+    )
+    job = Job(tmp_path / "blocks.onnx", spec, "fp32", tmp_path)
+    with pytest.raises(ToolError, match=r"ncnn has no operator .* have it: onnx, openvino$"):
+        convert_ncnn(job)
 
 
 def test_what_is_no_space_to_depth_stays() -> None:
