@@ -100,7 +100,7 @@ def prepare(
     fold_focus(prepared)
     count = make_scale_norm_fp16_safe(prepared)
     scaled = scale_for_half(prepared)
-    shapes = _inferred_shapes(prepared, taps, path)
+    shapes = _inferred_shapes(prepared, taps, path, found.source_spec)
     if heads:
         new_spec, taps = _raw_head_spec(found, heads, shapes, batch, path)
         if heads.codec == "yolox" and found.source_spec.codec == "detections":
@@ -146,7 +146,7 @@ def with_batch(prepared: Prepared, batch: int, path: Path) -> Prepared:
     if any(node.op_type in _OF_SHAPES for node in model.graph.node):
         model = _simplify(model, path)
     names = [tensor.name for tensor in prepared.spec.outputs]
-    spec = _same_spec(prepared.spec, _inferred_shapes(model, names, path), batch)
+    spec = _same_spec(prepared.spec, _inferred_shapes(model, names, path, prepared.spec), batch)
     _set_outputs(model, spec)
     _check(model, path)
     return replace(prepared, model=model, spec=spec)
@@ -216,7 +216,10 @@ def _simplify(model: Any, path: Path) -> Any:
         ) from error
 
 
-def _inferred_shapes(model: Any, names: list[str], path: Path) -> dict[str, tuple[int | None, ...]]:
+def _inferred_shapes(
+    model: Any, names: list[str], path: Path, spec: ModelSpec
+) -> dict[str, tuple[int | None, ...]]:
+    """Shapes that follow from the graph; where none does, what the spec says of its outputs."""
     import onnx
 
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True)
@@ -226,8 +229,10 @@ def _inferred_shapes(model: Any, names: list[str], path: Path) -> dict[str, tupl
             d.dim_value if d.HasField("dim_value") else None
             for d in value.type.tensor_type.shape.dim
         )
+    own = {tensor.name: tensor.shape for tensor in spec.outputs}
     for name in names:
-        if not shapes.get(name):
+        shapes[name] = shapes.get(name) or own.get(name, ())
+        if not shapes[name]:
             raise ModelFileError(
                 f"{path}: the shape of {name!r} does not follow from the graph at this input size; "
                 "detectors need sides that are multiples of 32"
