@@ -6,7 +6,6 @@ made in several runs and put together score as those of one run do, to the last 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,22 +113,25 @@ def predict(
             "for pose models"
         )
     answer: Callable[[Picture], list[Row]]
+    finder: PoseEstimator | Detector | OneStage
     person = data.truth["categories"][0]["id"]
     if spec.task == "pose":
-        estimate = PoseEstimator(MirrorAveraged(session) if flip else session)
+        finder = estimate = PoseEstimator(MirrorAveraged(session) if flip else session)
 
         def answer(picture: Picture) -> list[Row]:
             given = data.true_boxes(picture) if boxes is None else boxes[picture.image_id]
             return _pose_rows(estimate, picture, given)
 
     elif spec.task == "detection":
-        detect = Detector(session, score_threshold=spec.score_threshold, label=PERSON_LABEL)
+        finder = detect = Detector(
+            session, score_threshold=spec.score_threshold, label=PERSON_LABEL
+        )
 
         def answer(picture: Picture) -> list[Row]:
             return _box_rows(detect, picture, person)
 
     else:
-        find = OneStage(session, score_threshold=spec.score_threshold)
+        finder = find = OneStage(session, score_threshold=spec.score_threshold)
 
         def answer(picture: Picture) -> list[Row]:
             return _one_stage_rows(find, picture, person)
@@ -137,7 +139,11 @@ def predict(
     rows: list[Row] = []
     for done, picture in enumerate(data.pictures, start=1):
         found = answer(picture)
-        _check_finite(found, spec, picture)
+        if finder.lost_count:
+            raise EngineError(
+                f"{spec.name} answers {picture.name} with a value that is not finite; its outputs "
+                "overflow in this variant"
+            )
         rows += found
         if on_progress:
             on_progress(done, len(data))
@@ -151,16 +157,6 @@ def _check(spec: ModelSpec, data: DataSet) -> None:
             f"{spec.name} needs a data set with {wanted or 'boxes'}, this one has "
             f"{data.keypoint_set or 'boxes'}: load it for this model"
         )
-
-
-def _check_finite(rows: Sequence[Row], spec: ModelSpec, picture: Picture) -> None:
-    for row in rows:
-        values = [row["score"], *row.get("keypoints", ()), *row.get("bbox", ())]
-        if not all(map(math.isfinite, values)):
-            raise EngineError(
-                f"{spec.name} answers {picture.name} with a value that is not finite; its outputs "
-                "overflow in this variant"
-            )
 
 
 def _keypoints(points: F32) -> list[float]:
