@@ -287,11 +287,20 @@ def giant(model: Any, op_type: str) -> None:
     graph = model.graph
     graph.initializer.append(numpy_helper.from_array(np.array([50000, 50000]), "sides"))
     graph.initializer.append(numpy_helper.from_array(np.ones((1, 1), np.float32), "one"))
-    inputs = ["sides"] if op_type == "ConstantOfShape" else ["one", "sides"]
+    inputs = ["one", "sides"] if op_type in ("Expand", "Tile") else ["sides"]
+    before = []
+    if op_type == "a computed shape":
+        graph.initializer.append(numpy_helper.from_array(np.array([2.5e9, 2.5e9]), "squares"))
+        before = [
+            helper.make_node("Sqrt", ["squares"], ["roots"]),
+            helper.make_node("Cast", ["roots"], ["computed"], to=TensorProto.INT64),
+        ]
+        op_type, inputs = "ConstantOfShape", ["computed"]
     for node in graph.node:
         if node.op_type == "Conv":
             node.output[0] = "plain_map"
     nodes = [
+        *before,
         helper.make_node(op_type, inputs, ["giant"]),
         helper.make_node("ReduceSum", ["giant"], ["sum"], keepdims=0),
         helper.make_node("Add", ["plain_map", "sum"], ["map"]),
@@ -300,7 +309,7 @@ def giant(model: Any, op_type: str) -> None:
         graph.node.insert(1, node)
 
 
-@pytest.mark.parametrize("op_type", ["ConstantOfShape", "Expand", "Tile"])
+@pytest.mark.parametrize("op_type", ["ConstantOfShape", "Expand", "Tile", "a computed shape"])
 def test_nothing_beyond_any_network_is_computed(op_type: str, tmp_path: Path) -> None:
     """In a process of its own that may have 2 GB."""
     model = tiny()
@@ -321,6 +330,35 @@ def test_nothing_beyond_any_network_is_computed(op_type: str, tmp_path: Path) ->
         check=False,
     )
     assert "makes a tensor of 50000x50000, 10.0 GB" in done.stdout, done.stderr
+
+
+def endless_range(model: Any) -> None:
+    for name, value in (("start", 0), ("end", 10**10), ("step", 1)):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+    model.graph.node.append(helper.make_node("Range", ["start", "end", "step"], ["giant"]))
+
+
+def endless_loop(model: Any) -> None:
+    values = [("i", TensorProto.INT64), ("on", TensorProto.BOOL)]
+    inputs = [helper.make_tensor_value_info(name, kind, []) for name, kind in values]
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["on"], ["still"])],
+        "body",
+        inputs,
+        [helper.make_tensor_value_info("still", TensorProto.BOOL, [])],
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.array(10**9), "rounds"))
+    model.graph.node.append(helper.make_node("Loop", ["rounds", ""], [], "l", body=body))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(endless_range, "makes a tensor of 10000000000"), (endless_loop, "runs 1000000000 times")],
+)
+def test_nothing_runs_for_ever(change: Callable[[Any], None], words: str, tmp_path: Path) -> None:
+    model = tiny()
+    change(model)
+    assert words in refusal(saved(tmp_path, model))
 
 
 def test_random_damage_ends_in_one_line(tmp_path: Path) -> None:
