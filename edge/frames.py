@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,7 @@ import numpy.typing as npt
 from edge.digits import parse_digits
 from edge.errors import ImageError
 from edge.inputs import Say, kind_or_refuse, sort_out, unheard
-from edge.picture import import_opencv
+from edge.picture import import_opencv, quiet_opencv
 
 __all__ = ["Source", "VideoReader", "check_video", "find_sources"]
 
@@ -102,7 +103,8 @@ class VideoReader:
         number = parse_digits(source.text) if source.kind == "stream" else None
         # A colon in a file's name is none behind a protocol.
         text = str(Path(source.text).absolute()) if source.kind == "video" else source.text
-        self._capture = cv2.VideoCapture(text if number is None else number)
+        with self._quiet():
+            self._capture = cv2.VideoCapture(text if number is None else number)
         if not self._capture.isOpened():
             self._capture.release()
             raise ImageError(_why_not(source))
@@ -131,7 +133,8 @@ class VideoReader:
         """
         failed = 0
         while True:
-            done, frame = self._capture.read()
+            with self._quiet():
+                done, frame = self._capture.read()
             if not done:
                 # One bad frame ends nothing: what comes after it can be read.
                 failed += 1
@@ -143,6 +146,10 @@ class VideoReader:
             self._last_s = self._time_s()
             self.read_count += 1
             yield np.ascontiguousarray(frame, np.uint8), self._last_s
+
+    def _quiet(self) -> AbstractContextManager[None]:
+        """Of a file; a camera may keep one waiting, and all other messages with it."""
+        return quiet_opencv() if self.source.kind == "video" else nullcontext()
 
     def _tries(self) -> int:
         """How often to read on after a failure: of a file as often as frames are missing."""

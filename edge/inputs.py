@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from edge.errors import EngineMissingError, ImageError
-from edge.picture import import_opencv
+from edge.picture import import_opencv, quiet_opencv
 from edge.signatures import file_kind
 
 __all__ = [
@@ -163,7 +163,9 @@ def _opens(path: Path) -> bool:
         head = stream.read(4096)
     if b"\x00" not in head:
         return False
-    capture = import_opencv().VideoCapture(str(path.absolute()))
+    cv2 = import_opencv()
+    with quiet_opencv():
+        capture = cv2.VideoCapture(str(path.absolute()))
     try:
         return bool(capture.isOpened() and capture.read()[0] and capture.read()[0])
     finally:

@@ -31,6 +31,7 @@ __all__ = [
     "draw_poses",
     "first_taken",
     "import_opencv",
+    "quiet_opencv",
     "read_image",
     "write_image",
     "written_name",
@@ -49,7 +50,7 @@ _NUMBERED = (
 _LOGS = (
     *(b"[ WARN:", b"[ERROR:", b"[ INFO:", b"libpng ", b"\n"),
     *(b"Warning: ", b"Corrupt JPEG", b"Premature end", b"Invalid ", b"Unknown Adobe"),
-    *(b"Inconsistent progression", b"Application transferred"),
+    *(b"Unexpected ", b"Inconsistent progression", b"Application transferred"),
 )
 # 16384 x 16384; a damaged header of some bytes can claim far more, and be believed.
 _MOST_PIXELS = 1 << 28
@@ -86,7 +87,7 @@ def read_image(path: Path, several: dict[str, int] | None = None) -> npt.NDArray
     turn = found.name in _TURNED_HERE
     flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if turn else 0)
     try:
-        with _quietly():
+        with quiet_opencv():
             cut = found.name == "PNG" and is_cut_png(data)
             image = None if cut else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
@@ -104,7 +105,7 @@ def read_image(path: Path, several: dict[str, int] | None = None) -> npt.NDArray
     return _upright(image, stored_orientation(data)) if turn else image
 
 
-def _quietly() -> AbstractContextManager[None]:
+def quiet_opencv() -> AbstractContextManager[None]:
     """Without the libraries' lines, which are no help beside the one of the kit.
 
     Not in other threads than the main one: of many that read at once one would hold back what all
@@ -148,7 +149,7 @@ def write_image(path: Path, image_bgr: npt.NDArray[np.uint8]) -> None:
     cv2 = import_opencv()
     suffix = _WRITTEN.get(path.suffix.lower(), path.suffix)
     try:
-        with _quietly():
+        with quiet_opencv():
             done, data = cv2.imencode(suffix, image_bgr)
     except cv2.error:
         done = False

@@ -93,22 +93,18 @@ def test_damaged_frames_in_the_middle_cost_themselves(
 def test_a_frame_that_cannot_be_used_costs_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import edge.cli.run
+    from edge.cli.run_notes import CountedPeople
     from edge.errors import ImageError
 
-    found = edge.cli.run._find_people
+    calls = itertools.count()
+    real = CountedPeople.__call__
 
-    def breaking(*given: Any, **how: Any) -> Any:
-        real, calls = found(*given, **how), itertools.count()
+    def breaking(finder: Any, image: Any) -> Any:
+        if next(calls) == 3:
+            raise ImageError("this one")
+        return real(finder, image)
 
-        def find(image: Any) -> Any:
-            if next(calls) == 3:
-                raise ImageError("this one")
-            return real(image)
-
-        return find
-
-    monkeypatch.setattr(edge.cli.run, "_find_people", breaking)
+    monkeypatch.setattr(CountedPeople, "__call__", breaking)
     run(*TWO_STAGE, walk(tmp_path / "a.mp4", 6), "--out", tmp_path / "out")
     assert [len(entry["people"]) for entry in written(tmp_path / "out")] == [2, 2, 2, 0, 2, 2]
     assert "1 frames could not be used" in capsys.readouterr().err
@@ -143,7 +139,7 @@ def test_who_is_found_and_not_kept_is_told_why(
     said = capsys.readouterr()
     assert "at most 0 people" in said.out
     (line,) = said.err.splitlines()
-    assert line.startswith(f"edge: {video}: people were found 6 times, and nobody was kept: half ")
+    assert line.startswith(f"note: {video}: people were found 6 times, and nobody was kept: half ")
     # What the line says does what it says.
     score = line.partition("--keypoint-score ")[2].split()[0]
     run(*command, video, *out, "--keypoint-score", score)

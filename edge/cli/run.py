@@ -20,15 +20,14 @@ from edge.classes import find_labels
 from edge.cli.choose import add_build, open_chosen
 from edge.cli.options import add_classes, count, keypoint_score, share
 from edge.cli.run_notes import CountedPeople
+from edge.cli.run_people import check_following, people_finder
 from edge.cli.run_results import JsonFile, Progress, coco_result, interruptible, people_json
 from edge.cli.run_watch import WatchedTracker
-from edge.detector import Detector
 from edge.digits import parse_digits
 from edge.errors import ImageError, SpecError
 from edge.frames import Source, VideoReader, check_video, find_sources
 from edge.inputs import tell
 from edge.keypoints import KeypointSet
-from edge.onestage import OneStage
 from edge.picture import (
     draw_poses,
     first_taken,
@@ -37,10 +36,8 @@ from edge.picture import (
     write_image,
     written_name,
 )
-from edge.pipeline import Pipeline, Pose
-from edge.pose import PoseEstimator
+from edge.pipeline import Pose
 from edge.session import Session
-from edge.tracker import TrackerParams
 from edge.video import VideoFile, Window
 
 __all__ = ["add_run", "run"]
@@ -144,7 +141,7 @@ def run(arguments: argparse.Namespace) -> int:
         session = stack.enter_context(open_chosen(arguments.model, arguments))
         finder = _detector_session(arguments, session, stack)
         import_opencv()
-        _check_following(arguments, session, sources)
+        check_following(arguments, session, sources)
         stream = _look(sources, stack)
         window = stack.enter_context(Window("edge run")) if arguments.show else None
         # Left last: an interruption while the files get their names waits for them.
@@ -160,7 +157,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments,
             session.spec.keypoints,
             session.spec.task == "one-stage",
-            lambda follow: _find_people(arguments, session, finder, follow=follow),
+            lambda follow: people_finder(arguments, session, finder, follow=follow),
             window,
             results,
             coco,
@@ -234,60 +231,6 @@ def _detector_session(
     if finder.spec.task == "detection":
         find_labels(arguments.classes, finder.spec)
     return finder
-
-
-def _check_following(
-    arguments: argparse.Namespace, session: Session, sources: Sequence[Source]
-) -> None:
-    """SpecError for what is asked of tracking and cannot be; nothing is left out silently."""
-    one_stage = session.spec.task == "one-stage"
-    follow = arguments.track
-    if follow is None:
-        follow = any(source.kind != "picture" for source in sources)
-    if arguments.track and not (arguments.detector or one_stage):
-        raise SpecError("--track needs a --detector, or a one-stage model as --model")
-    if arguments.tracker and not (follow and (arguments.detector or one_stage)):
-        raise SpecError(
-            "--tracker says how people are followed, and here they are not: add --track and a "
-            "--detector, or leave it out"
-        )
-    if arguments.interval > 1:
-        if one_stage:
-            raise SpecError(
-                f"{session.spec.name} is a one-stage model and looks for people in every frame: "
-                "leave --interval out"
-            )
-        if not arguments.detector:
-            raise SpecError("--interval is that of a detector: add --detector, or leave it out")
-        if not follow and all(source.kind == "picture" for source in sources):
-            raise SpecError(
-                "--interval is for videos; if these pictures are the frames of one, add --track"
-            )
-
-
-def _find_people(
-    arguments: argparse.Namespace, session: Session, finder: Session | None, *, follow: bool
-) -> CountedPeople:
-    """Image in, poses out, with a memory of its own where the frames of a video follow."""
-    one_stage = session.spec.task == "one-stage"
-    tracker = None
-    if follow and arguments.track is not False and (finder or one_stage):
-        params = TrackerParams(
-            det_interval=arguments.interval,
-            det_thr=arguments.score,
-            pose_kpt_thr=arguments.keypoint_score,
-            keypoint_sigmas=session.spec.keypoints.sigmas,
-        )
-        tracker = WatchedTracker(params, mode=arguments.tracker or "corrected")
-    if one_stage:
-        return CountedPeople(OneStage(session, score_threshold=arguments.score, tracker=tracker))
-    pose = PoseEstimator(session)
-    if finder is None:
-        return CountedPeople(Pipeline(pose))
-    labels = find_labels(arguments.classes, finder.spec)
-    detector = Detector(finder, score_threshold=arguments.score, label=labels)
-    interval = arguments.interval if follow and tracker is None else 1
-    return CountedPeople(Pipeline(pose, detector, det_interval=interval, tracker=tracker))
 
 
 def _all(
