@@ -53,8 +53,8 @@ def ncnn_archive(folder: Path, say: Callable[[str], None]) -> Path:
         wanted = work / "wanted.txt"
         wanted.write_text(f"ncnn=={NCNN_VERSION} --hash=sha256:{NCNN_SHA256}\n", encoding="utf-8")
         argv = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download"]
-        argv += ["--no-deps", "--no-binary", "ncnn", "--no-build-isolation", "--require-hashes"]
-        argv += ["--dest", str(work), "--requirement", str(wanted)]
+        argv += ["--quiet", "--quiet", "--no-deps", "--no-binary", "ncnn", "--no-build-isolation"]
+        argv += ["--require-hashes", "--dest", str(work), "--requirement", str(wanted)]
         done = run_program(argv, timeout_s=600.0, env={"PYTHONPATH": str(work)})
         check_program(done, f"without the network, put that file at {path}")
         found = work / path.name
