@@ -138,8 +138,10 @@ verify: .venv/.ready ## repeat the parity check of ARTIFACT
 info: .venv/.ready ## show ARTIFACT: spec, files, hashes, provenance, parity
 	@$(edge) info $(ARTIFACT)
 
-bench-runtime: .venv/.ready ## our image and decoding code against OpenCV, as ratios
+bench-runtime: .venv/.ready ## our image and decoding code against OpenCV, as ratios, and how ncnn's threads wait
 	@$(python) tests/bench_runtime.py
+	@$(edge) convert --target x86 --formats ncnn-fp16 --out $(OUT)
+	@$(python) -m tests.bench_ncnn_threads $(OUT)/x86/rtmdet-nano-demo-ncnn-fp16 $(OUT)/x86/rtmpose-t-demo-ncnn-fp16
 
 bench-variants: .venv/.ready ## every variant of both demo models in one table: size, latency, error, accuracy
 	@$(edge) convert --target x86 --formats all --out $(OUT) --eval-data $(DATA) \

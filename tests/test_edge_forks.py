@@ -20,9 +20,9 @@ from edge.session import OpenSession
 from edge.spec import Variant
 from tests.conftest import ROOT
 from tests.native_networks import ncnn_files
+from tests.specs import pose_spec
 from tests.test_edge_engines_tflite import artifact_of as tflite_artifact
-from tests.test_edge_session import tiny_artifact
-from tests.test_edge_spec import pose_spec
+from tests.tiny_artifacts import tiny_artifact
 
 FORK = """
 import multiprocessing, os, sys
@@ -130,6 +130,7 @@ class FakeOpenMp:
 
 def team_on(library: FakeOpenMp, monkeypatch: pytest.MonkeyPatch, count: int = 2) -> ThreadTeam:
     monkeypatch.setattr(threads_module, "_openmp_of", lambda _: library)
+    monkeypatch.setattr(threads_module, "_loaded_with", [])
     return ThreadTeam(None, count, library.clock_ns)
 
 
@@ -164,6 +165,16 @@ def test_a_session_goes_with_the_times(monkeypatch: pytest.MonkeyPatch) -> None:
     assert library.calls[-100:].count(False) >= 98
 
 
+def test_threads_that_sleep_at_once_are_all_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = FakeOpenMp(10, 100)
+    team_on(library, monkeypatch)
+    monkeypatch.setattr(threads_module, "_loaded_with", ["0"])
+    team = ThreadTeam(None, 2, library.clock_ns)
+    for _ in range(50):
+        library.call(team)
+    assert library.calls == [False] * 50
+
+
 def test_one_thread_is_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     library = FakeOpenMp(10, 6)
     team = team_on(library, monkeypatch, count=1)
@@ -188,10 +199,24 @@ def test_without_openmp_nothing_is_chosen() -> None:
         pass
 
 
+def test_whether_cpus_are_free_is_told_by_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(threads_module, "default_threads", lambda: 2)
+    for others, free in ((0, True), (2, True), (3, False), (9, False)):
+        text = f"0.10 0.20 0.30 {others + 1}/200 4711\n"
+        monkeypatch.setattr(Path, "read_text", lambda *_, text=text, **__: text)
+        assert threads_module.cpus_are_free() is free
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "what is this")
+    assert threads_module.cpus_are_free()
+
+
+@pytest.mark.parametrize("free", [True, False])
 @pytest.mark.parametrize("own", [None, "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
 def test_how_threads_wait_is_said_before_the_library_is_loaded(
-    own: str | None, monkeypatch: pytest.MonkeyPatch
+    own: str | None, free: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(threads_module, "cpus_are_free", lambda: free)
+    monkeypatch.setattr(threads_module, "_loaded_with", [])
     seen: dict[str, Any] = {}
 
     def load(*_: str) -> str:
@@ -206,5 +231,8 @@ def test_how_threads_wait_is_said_before_the_library_is_loaded(
         monkeypatch.setenv(own, "passive")
     before = dict(os.environ)
     assert import_ncnn() == "ncnn"
-    assert seen.get("GOMP_SPINCOUNT") == {None: "2000", "GOMP_SPINCOUNT": "passive"}.get(own)
+    assert seen.get("GOMP_SPINCOUNT") == {
+        None: "2000" if free else "0",
+        "GOMP_SPINCOUNT": "passive",
+    }.get(own)
     assert dict(os.environ) == before

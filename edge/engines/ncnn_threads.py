@@ -8,9 +8,11 @@ run, some hundred times a picture: 16 s instead of 0.9 s were seen. Threads that
 loop (``OMP_WAIT_POLICY=passive``) cost up to 2.4 times the time on an idle machine, for waking one
 takes longer than most layers.
 
-Two rules are within 1.3 of the best in both cases: threads wait in a short loop and then sleep, and
-of all threads and a single one a session takes what was faster lately. Answers are the same bit
-for bit. Whoever sets ``OMP_WAIT_POLICY`` or ``GOMP_SPINCOUNT`` has the first rule their own way.
+So there are two rules. Where the CPUs are free when ncnn is loaded, threads wait in a short loop
+and then sleep, and of all threads and a single one a session takes what was faster lately. Where
+they are not free, threads sleep at once, which also gets a CPU back sooner than one thread that
+never sleeps. Answers are the same bit for bit. Whoever sets ``OMP_WAIT_POLICY`` or
+``GOMP_SPINCOUNT`` has threads wait their own way.
 """
 
 from __future__ import annotations
@@ -22,20 +24,27 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-from edge.session import import_engine
+from edge.session import default_threads, import_engine
 
-__all__ = ["ThreadTeam", "import_ncnn"]
+__all__ = ["ThreadTeam", "cpus_are_free", "import_ncnn"]
 
 # Turns of the loop, about 50 us: longer than the time between most layers, and short beside what
 # the kernel gives another program.
 _TURNS = "2000"
+_SAMPLES, _SAMPLE_S = 5, 0.002
+_ASLEEP = "0"
 _OWN_WAYS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 # Calls until the other way is tried again; twice as many each time that it was slower.
 _FIRST_PAUSE, _LONGEST_PAUSE = 16, 256
 _REMEMBERED = 3
+
+
+# What this process's library was loaded with; empty where that was not done here.
+_loaded_with: list[str] = []
 
 
 def import_ncnn() -> Any:
@@ -43,11 +52,29 @@ def import_ncnn() -> Any:
     if "ncnn" in sys.modules or any(name in os.environ for name in _OWN_WAYS):
         return import_engine("ncnn", "ncnn")
     # For this library alone: other packages bring their own, and child processes have theirs.
-    os.environ["GOMP_SPINCOUNT"] = _TURNS
+    os.environ["GOMP_SPINCOUNT"] = _TURNS if cpus_are_free() else _ASLEEP
     try:
-        return import_engine("ncnn", "ncnn")
+        package = import_engine("ncnn", "ncnn")
+        _loaded_with.append(os.environ["GOMP_SPINCOUNT"])
+        return package
     finally:
         del os.environ["GOMP_SPINCOUNT"]
+
+
+def cpus_are_free() -> bool:
+    """Whether the threads of a session find a CPU each; Linux tells, elsewhere they are said to.
+
+    Ten ms of looking at how many others want one just now.
+    """
+    others = []
+    for _ in range(_SAMPLES):
+        try:
+            running = Path("/proc/loadavg").read_text(encoding="ascii").split()[3].partition("/")[0]
+            others.append(int(running) - 1)
+        except (OSError, ValueError, IndexError):
+            return True
+        time.sleep(_SAMPLE_S)
+    return sum(others) / len(others) < (os.cpu_count() or 1) - default_threads() + 0.5
 
 
 class ThreadTeam:
@@ -64,7 +91,7 @@ class ThreadTeam:
         self._library = _openmp_of(ncnn)
         self._clock_ns = clock_ns
         self._process = os.getpid()
-        self._choosable = count > 1 and self._library is not None
+        self._choosable = count > 1 and self._library is not None and _ASLEEP not in _loaded_with
         self._times: dict[bool, deque[int]] = {
             alone: deque(maxlen=_REMEMBERED) for alone in (False, True)
         }
