@@ -94,7 +94,7 @@ def prepare(
     )
     constants = _constants(model, found.source_spec, path)
     _cut(prepared, taps)
-    _freeze_input(prepared, (batch, 3, height, width))
+    _freeze_input(prepared, (batch, 3, height, width), path)
     refuse_giants(prepared, path)
     prepared = to_proven_opset(_simplify(prepared, path))
     fold_focus(prepared)
@@ -142,7 +142,7 @@ def with_batch(prepared: Prepared, batch: int, path: Path) -> Prepared:
     del model.graph.value_info[:]
     for value in model.graph.output:
         value.type.tensor_type.shape.dim[0].dim_value = batch
-    _freeze_input(model, shape)
+    _freeze_input(model, shape, path)
     if any(node.op_type in _OF_SHAPES for node in model.graph.node):
         model = _simplify(model, path)
     names = [tensor.name for tensor in prepared.spec.outputs]
@@ -190,9 +190,13 @@ def _cut(model: Any, outputs: list[str]) -> None:
         graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
 
 
-def _freeze_input(model: Any, shape: tuple[int | None, ...]) -> None:
+def _freeze_input(model: Any, shape: tuple[int | None, ...], path: Path) -> None:
     weights = {tensor.name for tensor in model.graph.initializer}
-    value = next(v for v in model.graph.input if v.name not in weights)
+    value = next((v for v in model.graph.input if v.name not in weights), None)
+    if value is None:
+        raise ModelFileError(
+            f"{path}: its outputs do not depend on the picture; export the model again"
+        )
     for dimension, size in zip(value.type.tensor_type.shape.dim, shape, strict=True):
         if size is None:
             dimension.dim_param = "batch"

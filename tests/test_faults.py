@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
+import numpy as np
+import pytest
+
+from converters.prepare import prepare
+from edge.errors import ModelFileError
+from tests.conftest import tiny_simcc_model
 from tests.faults.fuzz import fuzz, summary
 from tests.faults.mutations import mutated_json, mutated_text
 from tests.faults.readers import KINDS
@@ -41,3 +48,16 @@ def test_damaged_inputs_are_refused_or_right() -> None:
     assert not any(tally.escaped for tally in tallies.values()), summary(tallies)
     assert all(tally.count == 60 and tally.refused > 5 for tally in tallies.values())
     assert set(FEW) < set(KINDS)
+
+
+def test_outputs_that_no_picture_reaches_are_refused(tmp_path: Path) -> None:
+    import onnx
+
+    model = tiny_simcc_model()
+    # The first node computes from a constant in the picture's place.
+    picture = np.zeros((1, 3, 64, 48), np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(picture, "blank"))
+    model.graph.node[0].input[0] = "blank"
+    onnx.save(model, tmp_path / "blank.onnx")
+    with pytest.raises(ModelFileError, match="do not depend on the picture"):
+        prepare(tmp_path / "blank.onnx", "blank")

@@ -74,7 +74,7 @@ def _work(
     name: str, seed: int, first: int, step: int, end: int, tally: Tally, lock: threading.Lock
 ) -> None:
     """Keep a worker at it; one that hangs or dies is started again behind the input at fault."""
-    number = first
+    number, again = first, -1
     while number < end:
         argv = [sys.executable, "-m", "tests.faults.worker", name]
         argv += [str(value) for value in (seed, number, step, end)]
@@ -110,6 +110,9 @@ def _work(
                     raise RuntimeError(f"{name}: the worker did not start: {said.decode()}")
                 if ready:
                     code = process.wait()
+                if not ready and again != number:
+                    again = number  # a machine with other work stands still at times: once more
+                    continue
                 what = (
                     f"no end within {_LIMIT_S:g} s" if not ready else f"the process died ({code})"
                 )

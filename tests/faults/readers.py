@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.errors import EdgeError
+from edge.errors import EdgeError, EngineError
 from tests.conftest import ROOT, tiny_simcc_model
 from tests.faults.mutations import mutated_json, mutated_text
 from tests.faults.onnx_mutations import mutated_onnx
@@ -437,9 +437,12 @@ def _read_onnx(data: bytes, folder: Path) -> None:
         )
     except Exception:  # what does not run at all has no right answer
         return
-    made = onnxruntime.InferenceSession(
-        prepared.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    try:
+        made = onnxruntime.InferenceSession(
+            prepared.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # as `edge.engines.onnxruntime` tells a conversion
+        raise EngineError(str(error).splitlines()[0]) from None
     names = [output.name for output in made.get_outputs()]
     found = dict(zip(names, made.run(None, {made.get_inputs()[0].name: image}), strict=True))
     weights = [onnx.numpy_helper.to_array(one) for one in onnx.load(path).graph.initializer]
