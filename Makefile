@@ -1,7 +1,7 @@
 # Names for commands; the logic is in `edge` and .ci/. `make help` explains.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-torch setup-onnx2tf setup-runner setup-tests convert devices bench report assets deploy run eval sensitivity verify info zoo fetch \
-  export bench-runtime bench-variants bench-harness bench-peers bench-tracking docs-pictures choose train-demo lint test test-quick test-slow test-faults lock clean
+.PHONY: help setup setup-torch setup-onnx2tf setup-runner setup-tests setup-openmmlab convert devices bench report assets deploy run eval sensitivity verify info zoo fetch \
+  export bench-runtime bench-variants bench-harness bench-peers bench-tracking docs-pictures choose train-demo lint test test-quick test-slow test-openmmlab test-faults lock clean
 
 TARGET ?= android
 MODEL ?= rtmpose-t-demo
@@ -45,6 +45,7 @@ uses-test := ARGS
 uses-test-quick := ARGS
 uses-test-slow := ARGS
 uses-test-faults := INPUTS KILLS ARGS
+uses-test-openmmlab := ARGS
 # Read by .ci/setup, by the programs that are started, or by make itself.
 everywhere := PYTHON EDGEPOSE_CACHE EDGEPOSE_MIRROR EDGEPOSE_INSECURE_MIRROR HOME TMPDIR PATH SHELL MAKEFLAGS PIP_% %_proxy %_PROXY
 goals := $(or $(MAKECMDGOALS),$(.DEFAULT_GOAL))
@@ -86,6 +87,9 @@ setup-torch: .venv/.ready ## add PyTorch, for checkpoint export and training onl
 
 setup-onnx2tf: .venv/.ready ## build the environment of the TFLite converter (convert does it on first need)
 	@.ci/setup onnx2tf
+
+setup-openmmlab: .venv/.ready ## build the environment of the real mmpose and mmdet, for test-openmmlab
+	@.ci/setup openmmlab
 
 setup-runner: .venv/.ready ## build the native runner (convert and bench do it on first need)
 	@$(python) -m targets.runner_build aarch64 x86_64
@@ -183,12 +187,17 @@ test-slow: setup-tests ## the long tests: whole conversions, accuracy in full
 test-faults: .venv/.ready ## faults on purpose: INPUTS=100000 damaged ones, KILLS=20 of each command, full disks
 	@$(python) -m tests.faults $(if $(INPUTS),--inputs $(INPUTS)) $(if $(KILLS),--kills $(KILLS)) $(ARGS)
 
+test-openmmlab: setup-torch setup-openmmlab ## the kit's answers against those of the real mmpose and mmdet
+	@$(python) -m pytest -v tests/openmmlab/proof.py $(ARGS)
+
 lock: ## pin the newest allowed versions anew (needs uv)
 	@command -v uv >/dev/null || { echo "lock: needs uv, which is not installed: pip install uv" >&2; exit 1; }
 	uv pip compile pyproject.toml --extra host --group dev --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --no-annotate --override lock.overrides.txt --upgrade -o requirements.lock
 	uv pip compile converters/onnx2tf.in --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --no-annotate --override converters/onnx2tf.overrides.txt --upgrade -o converters/onnx2tf.lock
+	uv pip compile tests/openmmlab/stack.in --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  --no-annotate --override tests/openmmlab/stack.overrides.txt --upgrade -o tests/openmmlab/stack.lock
 	for pair in onnx:onnxruntime openvino:openvino tflite:tflite ncnn:ncnn; do uv pip compile pyproject.toml \
 	  --extra $${pair#*:} --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header \
 	  --no-annotate --override lock.overrides.txt --upgrade -o targets/locks/$${pair%:*}.lock || exit 1; done

@@ -81,6 +81,8 @@ def test_plain_data_and_arrays_beside_the_weights(zipped: bool, tmp_path: Path) 
         "texts": ["ä", "", "x" * 70000],
         "numbers": (1, -(2**70), 0.5, None, True, 2**31),
         "bytes": b"\x00\xff",
+        "no bytes": b"",
+        "no sigmas": np.array([]),
         "bits": {1, 2},
         "nested": {"a": {"b": [{"c": (1, (2, ()))}]}},
         "sigmas": np.linspace(0, 1, 17),
@@ -97,7 +99,7 @@ def test_plain_data_and_arrays_beside_the_weights(zipped: bool, tmp_path: Path) 
     found = loaded(read_torch_file(save(content, tmp_path / "t.pth", zipped)))
     assert sorted(found.pop("bits")) == [1, 2]
     assert found.pop("objects") == ["nose", None]
-    for key in ("sigmas", "colors", "columns", "names", "big"):
+    for key in ("sigmas", "colors", "columns", "names", "big", "no sigmas"):
         np.testing.assert_array_equal(found.pop(key), content[key])
     assert found == {key: content[key] for key in found}
 

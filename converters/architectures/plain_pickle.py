@@ -132,7 +132,8 @@ _BUILT_IN: dict[str, Builder] = {
     **dict.fromkeys(("list", "set", "frozenset"), _list),
     "tuple": _tuple,
     "dict": _dict,
-    "bytearray": lambda data=b"", *_: data,
+    # Python 3 writes empty bytes as a call where the protocol has no bytes.
+    **dict.fromkeys(("bytes", "bytearray"), lambda data=b"", *_: data),
 }
 # Names of Python 2 and 3, of numpy before and since 2.0.
 _BUILDERS: dict[str, Builder] = {
@@ -149,7 +150,20 @@ _BUILDERS: dict[str, Builder] = {
     },
 }
 # Of the built-in functions a checkpoint of mmengine names getattr; none of these is called here.
-_HARMLESS = ("getattr", "object", "complex", "slice", "range", "type", "print", "BytesIO")
+_HARMLESS = (
+    "getattr",
+    "int",
+    "float",
+    "bool",
+    "str",
+    "object",
+    "complex",
+    "slice",
+    "range",
+    "type",
+    "print",
+    "BytesIO",
+)
 _DANGEROUS_MODULES = {
     *("os", "posix", "nt", "subprocess", "sys", "shutil", "socket", "pty", "commands", "importlib"),
     *("runpy", "code", "codeop", "webbrowser", "ctypes", "multiprocessing", "threading", "asyncio"),

@@ -1,0 +1,347 @@
+"""The kit against the real classes of mmpose and mmdet: `make test-openmmlab`.
+
+The real models run in `.venv-openmmlab` (`make setup-openmmlab`) and leave their checkpoints, raw
+outputs and decoded answers; here the kit reads the same checkpoints and is held to them. Random
+weights give maps with many maxima of nearly one height, so that they are decoded from the very
+tensor that the real pipeline made; the demo weights are trained, and are compared on the kit's own
+crop as well.
+
+Not collected by `make test`: the file's name starts with no `test_`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+
+from converters.architectures.official import Description, build, export_checkpoint  # noqa: E402
+from edge import Detector, OneStage, PoseEstimator, load_artifact, open_session  # noqa: E402
+from edge.cli.host import open_onnx  # noqa: E402
+from edge.keypoints import KEYPOINT_SETS  # noqa: E402
+from edge.picture import read_image, write_image  # noqa: E402
+from edge.session import EngineSettings, Session  # noqa: E402
+from tests.conftest import SHARED  # noqa: E402
+from tests.openmmlab.cases import CASES  # noqa: E402
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+PYTHON = ROOT / ".venv-openmmlab/bin/python"
+
+Answers = dict[str, np.ndarray[Any, Any]]
+
+
+# --- the real side ----------------------------------------------------------------------------
+
+
+def pictures(folder: Path) -> list[dict[str, Any]]:
+    """Photos with people and their annotated boxes; rendered ones where the photos are absent."""
+    notes = SHARED / "data/coco/test_coco.json"
+    if notes.is_file():
+        data = json.loads(notes.read_text())
+        boxes: dict[int, list[Any]] = {image["id"]: [] for image in data["images"]}
+        for one in data["annotations"]:
+            x, y, width, height = one["bbox"]
+            boxes[one["image_id"]].append([x, y, x + width, y + height])
+        return [
+            {"path": str(notes.parent / image["file_name"]), "boxes": boxes[image["id"]]}
+            for image in sorted(data["images"], key=lambda image: -len(boxes[image["id"]]))
+        ]
+    print("pictures: ../shared is absent, people are rendered", file=sys.stderr)
+    from calibration.synthetic import coco_annotations, scene
+
+    scenes = [scene(11, index) for index in range(3)]
+    data = coco_annotations(scenes)
+    found = []
+    for made, image in zip(scenes, data["images"], strict=True):
+        path = folder / f"{image['id']}.png"
+        write_image(path, made.image_bgr)
+        rows = [one["bbox"] for one in data["annotations"] if one["image_id"] == image["id"]]
+        found.append({"path": str(path), "boxes": [[x, y, x + w, y + h] for x, y, w, h in rows]})
+    return sorted(found, key=lambda one: -len(one["boxes"]))
+
+
+def demo_state(file: Path, network: Any) -> dict[str, Any]:
+    """The trained weights of a demo file under the names of ``network``.
+
+    Its norms are folded into convolutions with a bias: here they become norms that only add. Of
+    matrices the exporter keeps no names; they stand in the order in which they are used.
+    """
+    stored = {
+        one.name.removesuffix("_fp16"): torch.tensor(
+            onnx.numpy_helper.to_array(one).astype(np.float32)
+        )
+        for one in onnx.load(file).graph.initializer
+    }
+    unnamed = [value for name, value in stored.items() if name.startswith("onnx::")]
+    if unnamed:
+        mlp, uv, q_scale, q_shift, k_scale, k_shift, o, x, y = unnamed
+        linear = {"mlp.1": mlp, "gau.uv": uv, "gau.o": o, "cls_x": x, "cls_y": y}
+        stored |= {f"head.{name}.weight": value.T for name, value in linear.items()}
+        stored["head.gau.gamma"] = torch.stack([q_scale, k_scale])
+        stored["head.gau.beta"] = torch.stack([q_shift, k_shift])
+    state = network.state_dict()
+    for key, value in state.items():
+        layer, is_norm, part = key.rpartition(".bn.")
+        if not is_norm:
+            state[key] = stored[key].reshape(value.shape)
+        elif part == "bias":
+            state[key] = stored[f"{layer}.conv.bias"]
+        elif part == "running_var":
+            state[key] = torch.full_like(value, 1 - network.get_submodule(f"{layer}.bn").eps)
+        else:
+            state[key] = torch.full_like(value, part == "weight")
+    return dict(state)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
+    """The folder with the real models' files; a process for each framework makes them.
+
+    EDGEPOSE_OPENMMLAB names a folder that has them from an earlier run.
+    """
+    kept = os.environ.get("EDGEPOSE_OPENMMLAB")
+    if kept:
+        return Path(kept)
+    if not PYTHON.is_file():
+        pytest.skip("no .venv-openmmlab: run `make setup-openmmlab`")
+    out = tmp_path_factory.mktemp("openmmlab")
+    for case in CASES.values():
+        if case.demo:
+            is_pose = case.kind == "pose"
+            network = build(
+                Description("rtmpose", "t", 17) if is_pose else Description("rtmdet", "nano")
+            )
+            file = ROOT / f"converters/weights/{case.demo}.onnx"
+            torch.save(demo_state(file, network), out / f"{case.demo}.pth")
+    (out / "pictures.json").write_text(json.dumps(pictures(out)))
+    for detectors in (False, True):
+        names = [key for key, case in CASES.items() if (case.kind == "detector") == detectors]
+        command: list[str | Path] = [
+            PYTHON,
+            HERE / "references.py",
+            out / "pictures.json",
+            out,
+            *names,
+        ]
+        # A minute or two of silence looks like a hang: this is shown as it comes.
+        with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            print(f"\nreal models: {', '.join(names)}", flush=True)
+            subprocess.run(command, check=True)
+    return out
+
+
+# --- the kit's side ---------------------------------------------------------------------------
+
+THREADS = EngineSettings(threads=2)
+
+
+class OnTensor:
+    """A session that is given the real pipeline's tensor in place of the kit's own."""
+
+    max_batch: int | None = None
+
+    def __init__(self, session: Session, x: Any) -> None:
+        self.session, self.spec, self.x = session, session.spec, x
+
+    def run(self, feeds: dict[str, Any]) -> dict[str, Any]:
+        """The answers on the real tensor, as many at a time as the file takes."""
+        (name,) = feeds
+        assert feeds[name].shape == self.x.shape
+        step = self.session.max_batch or len(self.x)
+        parts = [
+            self.session.run({name: np.ascontiguousarray(self.x[start : start + step])})
+            for start in range(0, len(self.x), step)
+        ]
+        # Constants of a one-stage model come once.
+        return {
+            key: np.concatenate([part[key] for part in parts]) if len(parts) > 1 else value
+            for key, value in parts[0].items()
+        }
+
+
+def real_answers(made: Path, name: str) -> tuple[Any, Answers]:
+    """The first picture, and what the real model gave for it."""
+    first = json.loads((made / "pictures.json").read_text())[0]
+    return read_image(Path(first["path"])), dict(np.load(made / f"{name}.npz"))
+
+
+def exported(made: Path, name: str, tmp_path: Path) -> tuple[Session, list[str]]:
+    """The kit's export of a real checkpoint, opened, and what was said of it."""
+    said: list[str] = []
+    case = CASES[name]
+    side = 416 if case.kind == "one-stage" else 320 if case.changes.get("test_side") else 640
+    free = case.kind != "pose"
+    path = tmp_path / f"{name}.onnx"
+    export_checkpoint(
+        made / f"{name}.pth",
+        path,
+        name,
+        input_hw=(side, side) if free else None,
+        say=said.append,
+    )
+    return open_onnx(str(path), THREADS), said
+
+
+checkpoints = pytest.mark.parametrize(
+    "name", [name for name, case in CASES.items() if case.given_as == "checkpoint"]
+)
+networks = pytest.mark.parametrize(
+    "name", [name for name, case in CASES.items() if case.given_as == "onnx"]
+)
+
+
+@checkpoints
+def test_a_real_checkpoint_gives_the_real_outputs_and_answers(
+    name: str, made: Path, tmp_path: Path
+) -> None:
+    case = CASES[name]
+    image, real = real_answers(made, name)
+    session, said = exported(made, name, tmp_path)
+    with session:
+        assert said == [], "the file says all of itself"
+        same_raw_outputs(session, real)
+        asked = OnTensor(session, real["x"])
+        if case.kind == "pose":
+            assert session.spec.keypoint_set == case.finds
+            same_keypoints(PoseEstimator(asked), image, real, 0.1)  # type: ignore[arg-type]
+            if case.demo:
+                same_keypoints(PoseEstimator(session), image, real, 0.5)
+        elif case.kind == "one-stage":
+            assert session.spec.keypoint_set == case.finds
+            same_people(OneStage(asked, score_threshold=0.1), image, real)  # type: ignore[arg-type]
+        else:
+            floor = session.spec.score_threshold
+            same_boxes(Detector(asked, score_threshold=floor), image, real)  # type: ignore[arg-type]
+            if case.demo:
+                same_boxes(Detector(session, score_threshold=floor), image, real)
+
+
+@networks
+def test_a_real_network_converts_and_gives_the_real_answers(
+    name: str, made: Path, tmp_path: Path
+) -> None:
+    case = CASES[name]
+    image, real = real_answers(made, name)
+    words: list[str | Path] = [
+        "--model",
+        made / f"{name}.onnx",
+        "--target",
+        "x86",
+        "--formats",
+        "onnx-fp32",
+    ]
+    folder = Path(json.loads((made / "pictures.json").read_text())[0]["path"]).parent
+    words += ["--out", tmp_path, "--images", folder]
+    if case.spec is not None:
+        maps = real["raw_0"].shape
+        spec = case.spec | {
+            "name": name,
+            "input": {"name": "input", "shape": [1, *real["x"].shape[1:]]},
+            "outputs": [{"name": "heatmaps", "shape": [1, *maps[1:]]}],
+        }
+        (tmp_path / "spec.json").write_text(json.dumps(spec))
+        words += ["--spec", tmp_path / "spec.json"]
+    edge = Path(sys.executable).with_name("edge")
+    done = subprocess.run(
+        [edge, "convert", *words], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    artifact = load_artifact(tmp_path / "x86" / f"{name}-onnx-fp32")
+    with open_session(artifact, THREADS) as session:
+        assert session.spec.keypoint_set == case.finds
+        same_keypoints(PoseEstimator(OnTensor(session, real["x"])), image, real, 0.01)  # type: ignore[arg-type]
+
+
+# --- what is the same -------------------------------------------------------------------------
+
+
+def same_raw_outputs(session: Session, real: Answers) -> None:
+    """Every raw map, within what float32 rounds."""
+    spec = session.spec
+    found = session.run({spec.input.name: real["x"][:1]})
+    raw = [real[key] for key in sorted(real, key=lambda key: (len(key), key)) if "raw_" in key]
+    assert len(raw) == len(spec.outputs)
+    for tensor, right in zip(spec.outputs, raw, strict=True):
+        # Random weights amplify what float32 rounds: a few cells are further off than trained ones.
+        gaps = np.abs(found[tensor.name] - right[:1]) / max(1.0, float(np.abs(right).max()))
+        assert gaps.max() <= 1e-3, tensor.name
+        assert np.median(gaps) <= 2e-5, tensor.name
+
+
+def same_keypoints(estimate: PoseEstimator, image: Any, real: Answers, limit_px: float) -> None:
+    """Keypoints of the asked boxes: places in px, scores."""
+    found = estimate(image, real["boxes"].astype(np.float32))
+    far = np.linalg.norm(found[..., :2] - real["keypoints"], axis=-1)
+    # A maximum of two bins of one height may fall on either; and where random heatmaps are flat,
+    # a refinement by their curvature divides by almost nothing.
+    share = 0.999 if estimate.session.spec.codec == "simcc" else 0.95
+    assert np.quantile(far, share) <= limit_px, f"{np.sort(far.ravel())[-5:]} px"
+    np.testing.assert_allclose(found[..., 2], real["scores"], rtol=1e-3, atol=2e-3)
+
+
+def same_boxes(detect: Detector, image: Any, real: Answers) -> None:
+    """Boxes, scores and classes, each real one with one of the kit's."""
+    found = detect(image)
+    kept = inside(real, image)
+    pairs = paired(real["boxes"][kept], real["scores"][kept], found.boxes_xyxy, found.scores)
+    assert len(kept) > 0
+    assert len(pairs) >= 0.98 * len(kept), f"{len(pairs)} of {len(kept)}"
+    same = [real["labels"][kept][one] == found.labels[other] for one, other in pairs]
+    assert all(same)
+
+
+def same_people(estimate: OneStage, image: Any, real: Answers) -> None:
+    """People of a one-stage model with their keypoints."""
+    people = estimate(image)
+    kept = inside(real, image)
+    boxes = np.array([one.box_xyxy for one in people]).reshape(-1, 4)
+    pairs = paired(
+        real["boxes"][kept], real["scores"][kept], boxes, np.array([p.box_score for p in people])
+    )
+    assert len(kept) > 0
+    assert len(pairs) >= 0.98 * len(kept), f"{len(pairs)} of {len(kept)}"
+    for one, other in pairs:
+        right = real["keypoints"][kept][one]
+        off = np.abs(people[other].keypoints[:, :2] - right)
+        assert off.max() < 0.5
+        assert np.median(off) < 0.01
+        np.testing.assert_allclose(
+            people[other].keypoints[:, 2], real["visible"][kept][one], atol=1e-3
+        )
+
+
+def inside(real: Answers, image: Any) -> Any:
+    """The real boxes that lie in the picture; the kit cuts boxes at its rim."""
+    size = np.array([image.shape[1], image.shape[0]] * 2)
+    real["boxes"] = np.clip(real["boxes"], 0, size)
+    return np.flatnonzero((real["boxes"][:, 2:] > real["boxes"][:, :2] + 1).all(axis=1))
+
+
+def paired(boxes: Any, scores: Any, own_boxes: Any, own_scores: Any) -> list[tuple[int, int]]:
+    """Pairs of a real box and its own: corners within half a pixel, scores within 0.005."""
+    pairs = []
+    for index, (box, score) in enumerate(zip(boxes, scores, strict=True)):
+        off = np.abs(own_boxes - box).max(axis=1) + 100 * np.abs(own_scores - score)
+        if len(off) and off.min() <= 0.5:
+            pairs.append((index, int(off.argmin())))
+    return pairs
+
+
+def test_the_sets_that_the_kit_knows_are_those_of_the_real_files(made: Path) -> None:
+    """Names, pairs, links and sigmas of mmpose, read from the real checkpoints."""
+    from converters.architectures.reading import read_checkpoint
+
+    for name, case in CASES.items():
+        known = KEYPOINT_SETS.get(case.finds or "")
+        if known is not None and case.given_as == "checkpoint":
+            assert read_checkpoint(made / f"{name}.pth").claims.keypoints == known, name
