@@ -185,6 +185,15 @@ def test_thresholds_are_the_files_own(
     assert (words is None and not lines) or (words is not None and words in " ".join(lines))
 
 
+@pytest.mark.parametrize("key", ["classes", "CLASSES"])
+def test_names_of_classes_are_the_files_own(key: str, tmp_path: Path) -> None:
+    meta: dict[str, Any] = {"cfg": CONFIG, "dataset_meta": {key: ("glove", "helmet")}}
+    spec, _ = exported(tmp_path, detector(2), meta, input_hw=(64, 64))
+    assert spec.class_names == ("glove", "helmet")
+    spec, _ = exported(tmp_path, detector(3), meta, input_hw=(64, 64))
+    assert spec.class_names == ()
+
+
 def test_pixels_are_the_files_own(tmp_path: Path) -> None:
     spec, _ = exported(tmp_path, detector(1), {"cfg": CONFIG}, input_hw=(64, 64))
     assert (spec.color_order, spec.mean, spec.std) == ("rgb", (1.5, 2, 3), (4, 5, 6.5))

@@ -111,6 +111,8 @@ def spec_of(
         raise SpecError(f"{name}: a detector ({description}) has no keypoint set {keypoint_set!r}")
     if description.architecture == "rtmdet":
         fields |= _suppression(description, claims, say)
+        if len(claims.classes) == description.classes:
+            fields["class_names"] = claims.classes
     if description.architecture == "cspnext":
         fields |= _heatmap(name, claims, say)
     if description.architecture == "rtmo":
