@@ -29,6 +29,8 @@ class Case:
     spec: dict[str, Any] | None = None
     demo: str | None = None
     legacy: bool = False
+    # Whether decoded answers are compared, beside the raw ones.
+    decoded: bool = True
 
 
 # What mmpose's projects/rtmpose says of its detectors of persons; the wheel has mmdet's own alone.
@@ -112,7 +114,10 @@ CASES: dict[str, Case] = {
         demo="rtmdet-nano-demo",
         legacy=True,
     ),
-    "rtmdet-m": Case("detector", "rtmdet/rtmdet_m_8xb32-300e_coco.py", changes=_PERSON),
+    # At half its size: the same network in a quarter of the time.
+    "rtmdet-m": Case(
+        "detector", "rtmdet/rtmdet_m_8xb32-300e_coco.py", changes=_PERSON | {"test_side": 320}
+    ),
     "rtmdet-tiny-coco": Case("detector", "rtmdet/rtmdet_tiny_8xb32-300e_coco.py"),
     "hrnet-w32": Case(
         "pose",
@@ -121,19 +126,14 @@ CASES: dict[str, Case] = {
         "onnx",
         spec=_HEATMAP | {"heatmap_refinement": "shift"},
     ),
-    "hrnet-w32-udp": Case(
-        "pose",
-        f"{_TOPDOWN}/td-hm_hrnet-w32_udp-8xb64-210e_coco-256x192.py",
-        "coco17",
-        "onnx",
-        spec=_HEATMAP | {"heatmap_refinement": "dark-udp", "udp": True},
-    ),
     "mspn50": Case(
         "pose",
         f"{_TOPDOWN}/td-hm_mspn50_8xb32-210e_coco-256x192.py",
         "coco17",
         "onnx",
         spec=_HEATMAP | {"heatmap_refinement": "megvii"},
+        # Blurred maps of random weights have many maxima of one height.
+        decoded=False,
     ),
     "simcc-mobilenetv2": Case(
         "pose",
