@@ -313,7 +313,7 @@ KEYPOINT_SETS: dict[str, KeypointSet] = {
                 "neck-*_shoulder-*_elbow-*_front_paw root_of_tail-*_hip-*_knee-*_back_paw",
             ),
             _sides(_ANIMAL),
-            _thousandths("25 25 26 35 35 79 79 72 72 62 62 107 107 87 87 89 89"),
+            _thousandths("25 25 26 35 35 79 72 62 79 72 62 107 87 89 107 87 89"),
         ),
         KeypointSet(
             "crowdpose14",
