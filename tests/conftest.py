@@ -53,8 +53,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """What was skipped, grouped by reason; or left to the file that several runs fill."""
-    reports = terminalreporter.stats.get("skipped", [])
-    reasons = [reason_of(report.longrepr) for report in reports]
+    if hasattr(config, "workerinput"):
+        return
+    # Every worker collects, and says anew that a module is skipped.
+    reports = {
+        report.nodeid if isinstance(report, pytest.CollectReport) else id(report): report
+        for report in terminalreporter.stats.get("skipped", [])
+    }
+    reasons = [reason_of(report.longrepr) for report in reports.values()]
     path: Path | None = config.getoption("--skips-to")
     if path is not None:
         with path.open("a", encoding="utf-8") as stream:

@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converters.job import Job
-from converters.openvino import convert_openvino
 from edge.artifact import Artifact, sha256_of
 from edge.engines.openvino import import_openvino
 from edge.errors import EngineError, EngineMissingError, SpecError
 from edge.session import Array, EngineSettings, open_session
-from edge.spec import Precision, TensorSpec, Variant
+from edge.spec import TensorSpec, Variant
 from tests.conftest import ROOT
 from tests.made_artifacts import some_constants
+from tests.openvino_artifacts import as_openvino
 from tests.specs import rtmo_spec
 from tests.tiny_artifacts import (
     check_all_is_there,
@@ -37,14 +36,6 @@ except EngineMissingError:
     pytest.skip("openvino is not installed", allow_module_level=True)
 
 ONE = EngineSettings(threads=1)
-
-
-def as_openvino(artifact: Artifact, precision: Precision = "fp32") -> Artifact:
-    """An ``onnx-fp32`` artifact's file once more for OpenVINO, in the same folder."""
-    job = Job(artifact.path("model"), artifact.spec, precision, artifact.folder)
-    files = convert_openvino(job)
-    variant = Variant("openvino", precision)
-    return replace(artifact, variant=variant, files={**artifact.files, **files}, sha256={})
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -17,21 +16,17 @@ from edge.artifact import Artifact
 from edge.engines.tflite import import_interpreter, open_engine, quietly
 from edge.errors import ArtifactError, EngineError, EngineMissingError, FeedError, SpecError
 from edge.session import Array, EngineSettings
-from edge.spec import Precision, TensorSpec, Variant
+from edge.spec import Precision, TensorSpec
 from tests.conftest import ROOT
-from tests.tflite_convolution import ONE, feed, formula, one_convolution, square_spec, weights
+from tests.tflite_convolution import (
+    ONE,
+    artifact_of,
+    feed,
+    formula,
+    weights,
+)
 
 pytest.importorskip("ai_edge_litert")
-
-
-def artifact_of(
-    folder: Path, precision: Precision = "fp32", layout: Any = None, **kind: Any
-) -> Artifact:
-    one_convolution(folder / "square.tflite", **kind)
-    axes = layout or {"input": [0, 2, 3, 1], "heatmaps": [0, 2, 3, 1]}
-    (folder / "layout.json").write_text(json.dumps(axes))
-    files = {"model": "square.tflite", "layout": "layout.json"}
-    return Artifact(folder, Variant("tflite", precision), square_spec(), files, {})
 
 
 def run(artifact: Artifact, array: Array) -> Array:

@@ -21,7 +21,7 @@ from edge.spec import Variant
 from tests.conftest import ROOT
 from tests.native_networks import ncnn_files
 from tests.specs import pose_spec
-from tests.test_edge_engines_tflite import artifact_of as tflite_artifact
+from tests.tflite_convolution import artifact_of as tflite_artifact
 from tests.tiny_artifacts import tiny_artifact
 
 FORK = """
@@ -68,7 +68,7 @@ def saved(engine: str, folder: Path) -> Path:
         return on_disk(tiny)
     if engine == "openvino":
         pytest.importorskip("openvino")
-        from tests.test_edge_engines_openvino import as_openvino
+        from tests.openvino_artifacts import as_openvino
 
         return on_disk(as_openvino(tiny))
     pytest.importorskip("ncnn")

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from edge.artifact import Artifact
 from edge.session import Array, EngineSettings
-from edge.spec import ModelSpec, TensorSpec
+from edge.spec import ModelSpec, Precision, TensorSpec, Variant
 from tests.specs import pose_spec
 
-__all__ = ["KEYPOINTS", "ONE", "feed", "formula", "one_convolution", "square_spec", "weights"]
+__all__ = [
+    "KEYPOINTS",
+    "ONE",
+    "artifact_of",
+    "feed",
+    "formula",
+    "one_convolution",
+    "square_spec",
+    "weights",
+]
 
 ONE = EngineSettings(threads=1)
 KEYPOINTS = 16
@@ -117,3 +129,13 @@ def one_convolution(path: Path, kind: str = "FLOAT32", scale: float = 0.0, zero:
 
 def feed(seed: int = 0) -> Array:
     return np.random.default_rng(seed).normal(0, 1, (1, 3, 16, 16)).astype(np.float32)
+
+
+def artifact_of(
+    folder: Path, precision: Precision = "fp32", layout: Any = None, **kind: Any
+) -> Artifact:
+    one_convolution(folder / "square.tflite", **kind)
+    axes = layout or {"input": [0, 2, 3, 1], "heatmaps": [0, 2, 3, 1]}
+    (folder / "layout.json").write_text(json.dumps(axes))
+    files = {"model": "square.tflite", "layout": "layout.json"}
+    return Artifact(folder, Variant("tflite", precision), square_spec(), files, {})
