@@ -44,7 +44,7 @@ def scale_for_half(model: Any) -> list[str]:
 
     graph = Graph(model)
     scaled: list[str] = []
-    inputs: dict[tuple[str, int], str] = {}
+    inputs: dict[tuple[str, int, tuple[int, ...]], str] = {}
     for node in list(model.graph.node):
         found = [
             (place, value)
@@ -60,16 +60,28 @@ def scale_for_half(model: Any) -> list[str]:
         name = f"{node.output[0]}.scaled_weight"
         value = np.ldexp(weight, exponent)
         model.graph.initializer.append(numpy_helper.from_array(value, name))
-        key = (node.input[other], exponent)
+        key = (node.input[other], exponent, _factor_shape(graph, node, place, weight))
         if key not in inputs:
             factor, inputs[key] = f"{name}.factor", f"{name}.input"
-            power = np.array(2.0**-exponent, weight.dtype)
+            power = np.full(key[2], 2.0**-exponent, weight.dtype)
             model.graph.initializer.append(numpy_helper.from_array(power, factor))
             scale = helper.make_node("Mul", [key[0], factor], [inputs[key]], name=inputs[key])
             model.graph.node.insert(list(model.graph.node).index(node), scale)
         node.input[place], node.input[other] = name, inputs[key]
         scaled.append(str(node.name or node.output[0]))
     return scaled
+
+
+def _factor_shape(graph: Graph, node: Any, place: int, weight: Array) -> tuple[int, ...]:
+    """A single number; a vector where ONNX Runtime would gather several of them into a MatMul.
+
+    It then removes a Mul or Div before ours that other nodes read as well, and refuses the graph.
+    """
+    before = graph.producer.get(node.input[1 - place])
+    if node.op_type != "MatMul" or before is None or before.op_type not in ("Mul", "Div"):
+        return ()
+    inner = weight.shape[-1] if place == 0 or weight.ndim == 1 else weight.shape[-2]
+    return (inner,) if place == 1 else (inner, 1)
 
 
 def _exponent(weight: Array) -> int:

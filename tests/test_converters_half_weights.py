@@ -98,6 +98,45 @@ def test_ordinary_weights_stay(kind: str) -> None:
     assert model.SerializeToString() == before
 
 
+def after_two_factors(weight: Array, place: int) -> Any:
+    """Two multiplications whose answer another layer reads as well, as in a SimCC head."""
+    names = ["scaled", "scaled"]
+    names[place] = "w"
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            helper.make_node("Relu", ["x"], ["positive"]),
+            helper.make_node("Mul", ["positive", "a"], ["first"]),
+            helper.make_node("Mul", ["first", "b"], ["scaled"]),
+            helper.make_node("MatMul", names, ["y"], "layer"),
+            helper.make_node("MatMul", ["scaled", "v"], ["z"], "other"),
+        ],
+        "two factors",
+        [info("x", TensorProto.FLOAT, [1, 7, 7])],
+        [info(name, TensorProto.FLOAT, [1, 7, 7]) for name in "yz"],
+        [
+            numpy_helper.from_array(value.astype(np.float32), name)
+            for name, value in {
+                "a": np.array(3.4),
+                "b": np.array([1.5]),
+                "w": weight,
+                "v": RNG.normal(0, 1, (7, 7)),
+            }.items()
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_factor_behind_other_factors_is_none_that_onnx_runtime_gathers(place: int) -> None:
+    """Its fusion of factors into a MatMul removed one that the other MatMul read."""
+    model = after_two_factors(RNG.normal(0, 1, (7, 7)) * 1e-7, place)
+    x = RNG.normal(0, 1, (1, 7, 7)).astype(np.float32)
+    want = run(model, x)
+    assert scale_for_half(model) == ["layer"]
+    np.testing.assert_allclose(run(model, x), want, 1e-6)
+
+
 def test_small_beside_large_weights_are_kept_too() -> None:
     """One weight of 4 among thousands at 2^-16: scaled as far as the large one lets it."""
     weight = np.full((40, 30, 3, 3), 2.0**-16)
@@ -116,15 +155,21 @@ def noise(spec: ModelSpec) -> list[NamedFeeds]:
     return [NamedFeeds("noise", {spec.input.name: array})]
 
 
-@pytest.fixture
-def small_onnx(tmp_path: Path) -> Path:
-    """A SimCC model whose first layer is below 2^-14 throughout; a norm follows it."""
+@pytest.fixture(params=["conv.w", "w_x"])
+def small_onnx(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A SimCC model with a layer below 2^-14 throughout: the first, or one behind the norm."""
     model = tiny_simcc_model(scale_norm=True)
     for tensor in model.graph.initializer:
-        if tensor.name == "conv.w":
+        if tensor.name == request.param:
             weight = numpy_helper.to_array(tensor) / np.float32(3e4)
             assert np.abs(weight).max() < 2**-14
-            tensor.CopyFrom(numpy_helper.from_array(weight, "conv.w"))
+            tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))
+    if request.param == "w_x":  # whose answers are raised again
+        (head,) = [node for node in model.graph.node if "simcc_x" in node.output]
+        head.output[0] = "small_x"
+        raised = helper.make_node("Mul", ["small_x", "raise"], ["simcc_x"])
+        model.graph.node.append(raised)
+        model.graph.initializer.append(numpy_helper.from_array(np.float32(3e4), "raise"))
     path = tmp_path / "small.onnx"
     onnx.save(model, path)
     return path
