@@ -10,7 +10,7 @@ assignment that gives the same is the right one, and where none does it is anoth
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import permutations
 from pathlib import Path
@@ -45,11 +45,13 @@ class DetectorHeads:
     """The raw maps that a codec takes: tensor names, a tuple a kind, in the codec's order of kinds.
 
     Within a kind they are in the file's order of levels. ``rtmdet`` has logits and distances,
-    ``yolox`` logits, boxes and objectness.
+    ``yolox`` logits, boxes and objectness. ``cut_at_rim`` tells whether the file's boxes end at the
+    input's rim.
     """
 
     codec: Codec
     maps: tuple[tuple[str, ...], ...]
+    cut_at_rim: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,14 @@ def find_detector_heads(
             return _matching(_levels(maps, values), values, input_hw, agrees)
         given = _candidates(suppression, values[asked[0]], values[asked[1]])
         if given is not None:
-            agrees = partial(_are_candidates, *given)
-            return _matching(_levels(maps, values), values, input_hw, agrees)
+            levels = _levels(maps, values)
+            agrees = partial(_are_candidates, *given, None)
+            found = _matching(levels, values, input_hw, agrees)
+            if found is None:
+                agrees = partial(_are_candidates, *given, input_hw)
+                found = _matching(levels, values, input_hw, agrees)
+                found = found and replace(found, cut_at_rim=True)
+            return found
     return None
 
 
@@ -265,13 +273,23 @@ def _are_rows(truth: F64, codec: Codec, levels: Sequence[_Level]) -> bool:
     )
 
 
-def _are_candidates(boxes: F64, scores: F64, codec: Codec, levels: Sequence[_Level]) -> bool:
+def _are_candidates(
+    boxes: F64,
+    scores: F64,
+    rim_hw: tuple[int, int] | None,
+    codec: Codec,
+    levels: Sequence[_Level],
+) -> bool:
     """Whether the maps decode to the boxes (M, 4) and scores (C, M) that the suppression gets.
 
     It may get a selection of the cells, in any order, corners as x, y or y, x, and of each the
-    score of one class alone (of the others 0 or less).
+    score of one class alone (of the others 0 or less). With ``rim_hw`` RTMDet's boxes end there.
     """
     own_boxes = np.concatenate([level.boxes(codec) for level in levels])
+    if rim_hw is not None:
+        if codec != "rtmdet":
+            return False
+        own_boxes = np.clip(own_boxes, 0, [*rim_hw[::-1], *rim_hw[::-1]])
     own_scores = np.concatenate([level.rows[:, 4:5] * level.rows[:, 5:] for level in levels])
     if len(scores) not in (1, own_scores.shape[1]):
         return False
@@ -279,7 +297,12 @@ def _are_candidates(boxes: F64, scores: F64, codec: Codec, levels: Sequence[_Lev
         own_scores = own_scores.max(axis=1, keepdims=True)
     best = np.argsort(-scores.max(axis=0), kind="stable")[:_COMPARED]
     for corners in (boxes[best], boxes[best][:, [1, 0, 3, 2]]):
-        cells = np.array([np.abs(own_boxes - box).sum(axis=1).argmin() for box in corners])
+        cells = np.array(
+            [
+                _nearest(own_boxes, own_scores, box, one if rim_hw else None)
+                for box, one in zip(corners, scores[:, best].T, strict=True)
+            ]
+        )
         limit = _BOX_PX + _BOX_PART * np.abs(corners).max(axis=1, keepdims=True)
         given = scores[:, best].T
         moved = np.abs(own_boxes[cells] - corners)
@@ -289,6 +312,14 @@ def _are_candidates(boxes: F64, scores: F64, codec: Codec, levels: Sequence[_Lev
         ):
             return True
     return False
+
+
+def _nearest(boxes: F64, scores: F64, box: F64, score: F64 | None) -> int:
+    """The box (4,) among boxes (A, 4); of those that end at one rim, that of its score (C,)."""
+    far = np.abs(boxes - box).sum(axis=1)
+    if score is not None:
+        far += np.where(score > 0, np.abs(scores - score), 0).sum(axis=1)
+    return int(far.argmin())
 
 
 def _candidates(node: Any, boxes: Array, scores: Array) -> tuple[F64, F64] | None:

@@ -105,6 +105,8 @@ def prepare(
         new_spec, taps = _raw_head_spec(found, heads, shapes, batch, path)
         if heads.codec == "yolox" and found.source_spec.codec == "detections":
             new_spec = replace(new_spec, several_labels=gives_several_labels(model))
+        if heads.cut_at_rim:
+            new_spec = replace(new_spec, cut_at_rim=True)
     else:
         new_spec = _same_spec(found.source_spec, shapes, batch)
     names = [tensor.name for tensor in new_spec.outputs]

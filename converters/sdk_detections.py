@@ -53,7 +53,12 @@ def append_detections(model: Any, spec: ModelSpec) -> None:
     boxes, logits, labels = (
         graph.add("Concat", *same, axis=0) for same in zip(*parts, strict=True)
     )
-    _suppress(graph, spec, boxes, graph.add("Sigmoid", logits), labels)
+    scores = graph.add("Sigmoid", logits)
+    if spec.cut_at_rim:
+        boxes, real = _cut_off(graph, spec, boxes)
+        none = graph.constant(-1, np.float32)  # below every threshold
+        scores = graph.add("Where", real, scores, none)
+    _suppress(graph, spec, boxes, scores, labels)
     del model.graph.output[:]
     for tensor in DETECTIONS:
         kind = onnx.TensorProto.INT64 if tensor.dtype == "int64" else onnx.TensorProto.FLOAT
@@ -133,6 +138,18 @@ def _level(
     label = graph.add("Div", picked, size)
     cell = graph.add("Sub", picked, graph.add("Mul", label, size))
     return graph.add("Gather", boxes, cell, axis=0), flat, label
+
+
+def _cut_off(graph: _Nodes, spec: ModelSpec, boxes: str) -> tuple[str, str]:
+    """Boxes (M, 4) cut off at the input's rim, and which of them (M,) have an area left."""
+    height, width = spec.input_hw
+    boxes = graph.add("Max", boxes, graph.constant(0, np.float32))
+    rim = graph.constant([width, height, width, height], np.float32)
+    boxes = graph.add("Min", boxes, rim)
+    x1, y1, x2, y2 = (
+        graph.add("Gather", boxes, graph.constant(column), axis=1) for column in range(4)
+    )
+    return boxes, graph.add("And", graph.add("Greater", x2, x1), graph.add("Greater", y2, y1))
 
 
 def _suppress(graph: _Nodes, spec: ModelSpec, boxes: str, scores: str, labels: str) -> None:

@@ -112,7 +112,8 @@ class ModelSpec:
     - ``simcc``: ``simcc_split_ratio`` bins per input pixel.
     - ``heatmap``: one output (N, K, h, w); ``heatmap_refinement`` says how a maximum becomes finer
       than a cell, ``heatmap_blur_kernel`` is the size in cells of the blur that some start with.
-    - ``rtmdet``: logits of every stride, then distances of every stride.
+    - ``rtmdet``: logits of every stride, then distances of every stride. With ``cut_at_rim`` boxes
+      end at the input's rim before the suppression, as in mmdet; mmdeploy's files leave that out.
     - ``yolox``: one output (N, anchors, 5 + classes), or class logits, boxes and objectness, each
       of every stride. With ``several_labels`` a cell answers for every class, else for its best.
     - ``rtmo``: logits, boxes, visibility and pose vectors, each of every stride. ``constants`` are
@@ -146,6 +147,7 @@ class ModelSpec:
     nms_candidates_per_level: int = 1000
     max_boxes: int = 100
     several_labels: bool = False
+    cut_at_rim: bool = False
     constants: tuple[TensorSpec, ...] = ()
     own_keypoints: KeypointSet | None = None
 
@@ -223,7 +225,7 @@ _TASK_FIELDS: dict[Task, set[str]] = {
 _CODEC_FIELDS: dict[Codec, set[str]] = {
     "simcc": {"simcc_split_ratio"},
     "heatmap": {"heatmap_refinement", "heatmap_blur_kernel"},
-    "rtmdet": {"strides"},
+    "rtmdet": {"strides", "cut_at_rim"},
     "yolox": {"strides", "several_labels"},
     "rtmo": {"strides", "constants"},
     "detections": set(),

@@ -130,6 +130,7 @@ SPEC_KEYS: dict[str, Rule] = {
     "nms_candidates_per_level": whole(1),
     "max_boxes": whole(1),
     "several_labels": flag(),
+    "cut_at_rim": flag(),
     "constants": list_of(_TENSOR, "a list of tables {name, shape, dtype}", most=100),
     "own_keypoints": one_of(
         Rule(

@@ -160,6 +160,19 @@ def yolox(
     return d.model(corners, score)
 
 
+def cut_off(model: Any) -> None:
+    """Boxes end at the input's rim before the suppression, as in mmdet."""
+    nodes = model.graph.node
+    index, nms = next((i, n) for i, n in enumerate(nodes) if n.op_type == "NonMaxSuppression")
+    boxes = nms.input[0]
+    for node in nodes:
+        node.input[:] = ["boxes_cut" if name == boxes else name for name in node.input]
+    for name, value in (("nothing", 0), ("rim", [HW[1], HW[0]] * 2)):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
+    nodes.insert(index, helper.make_node("Max", [boxes, "nothing"], ["boxes_low"]))
+    nodes.insert(index + 1, helper.make_node("Min", ["boxes_low", "rim"], ["boxes_cut"]))
+
+
 def same_boxes(model: Any, path: Path) -> int:
     """How many boxes the prepared maps and the file itself give alike, for noise."""
     onnx.save(model, path)
@@ -184,13 +197,16 @@ def same_boxes(model: Any, path: Path) -> int:
 @pytest.mark.parametrize("classes", [1, 2, 4, 80])
 @pytest.mark.parametrize("exponential", [False, True])
 @pytest.mark.parametrize("sides_first", [False, True])
+@pytest.mark.parametrize("cut", [False, True])
 def test_rtmdet_of_any_number_of_classes(
-    classes: int, exponential: bool, sides_first: bool, tmp_path: Path
+    classes: int, exponential: bool, sides_first: bool, cut: bool, tmp_path: Path
 ) -> None:
     model = distances(classes, exponential=exponential, sides_first=sides_first)
+    if cut:
+        cut_off(model)
     heads = find_detector_heads(model, tmp_path, "input", HW)
     assert heads is not None
-    assert heads.codec == "rtmdet"
+    assert (heads.codec, heads.cut_at_rim) == ("rtmdet", cut)
     assert same_boxes(model, tmp_path / "detector.onnx") > 10
 
 

@@ -61,6 +61,8 @@ def run(model: Any, picture: Any) -> dict[str, Any]:
         {"nms_candidates_per_level": 5},
         {"nms_candidates_per_level": 1000, "max_boxes": 100},
         {"nms_iou": 0.9, "max_boxes": 1},
+        {"cut_at_rim": True},
+        {"cut_at_rim": True, "nms_candidates_per_level": 1000, "max_boxes": 100},
         {"score_threshold": 0.7},
         {"score_threshold": 0.9999},
     ],

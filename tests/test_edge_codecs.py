@@ -80,7 +80,7 @@ def test_shortfall_equals_the_naive_one() -> None:
 
 
 def naive_rtmdet(
-    logits: list[Array], distances: list[Array], strides: tuple[int, ...]
+    logits: list[Array], distances: list[Array], strides: tuple[int, ...], cut: bool
 ) -> list[tuple[list[float], int]]:
     """Cell by cell, then greedy suppression pair by pair."""
     found = []
@@ -94,7 +94,10 @@ def naive_rtmdet(
                         left, top, right, bottom = (float(v) for v in level_distances[:, i, j])
                         x, y = j * stride, i * stride
                         box = [x - left, y - top, x + right, y + bottom]
-                        found.append(([*box, score], c))
+                        if cut:  # mmdet's clip_border and min_bbox_size
+                            box = [min(max(v, 0), 320) for v in box]
+                        if not cut or (box[2] > box[0] and box[3] > box[1]):
+                            found.append(([*box, score], c))
     found.sort(key=lambda row: -row[0][4])
     kept: list[tuple[list[float], int]] = []
     for box, label in found:
@@ -108,7 +111,8 @@ def naive_rtmdet(
 
 @pytest.mark.parametrize("classes", [1, 3])
 @pytest.mark.parametrize("shift", [-6.0, -3.0])
-def test_rtmdet_equals_the_naive_decoder(classes: int, shift: float) -> None:
+@pytest.mark.parametrize("cut", [False, True])
+def test_rtmdet_equals_the_naive_decoder(classes: int, shift: float, cut: bool) -> None:
     rng = np.random.default_rng(classes)
     sizes = (40, 20, 10)
     logits = [rng.normal(shift, 2, (1, classes, n, n)).astype(np.float32) for n in sizes]
@@ -116,14 +120,33 @@ def test_rtmdet_equals_the_naive_decoder(classes: int, shift: float) -> None:
     spec = detector_spec(
         outputs=tuple(
             TensorSpec(f"t{i}", tuple(t.shape)) for i, t in enumerate([*logits, *distances])
-        )
+        ),
+        cut_at_rim=cut,
     )
     outputs = {f"t{i}": t for i, t in enumerate([*logits, *distances])}
     (boxes, labels) = rtmdet.decode(outputs, spec)[0]
-    want = naive_rtmdet([t[0] for t in logits], [t[0] for t in distances], spec.strides)
+    want = naive_rtmdet([t[0] for t in logits], [t[0] for t in distances], spec.strides, cut)
     assert len(boxes) == len(want) > 10
     np.testing.assert_allclose(boxes, [row for row, _ in want], rtol=1e-5, atol=1e-4)
     np.testing.assert_array_equal(labels, [label for _, label in want])
+
+
+def test_rtmdet_cuts_boxes_off_at_the_rim_before_the_suppression() -> None:
+    """What two boxes are beyond the input is no reason to keep both; one without an area goes."""
+    spec = detector_spec(cut_at_rim=True)
+    outputs = {t.name: np.full([s or 1 for s in t.shape], -9.0, np.float32) for t in spec.outputs}
+    logits, sides = outputs["logits_8"][0, 0], outputs["distances_8"][0]
+    for row, column, logit, distances in (
+        (4, 1, 3.0, (8, 16, 12, 16)),
+        (4, 2, 2.0, (60, 16, 4, 16)),  # the same but for what lies left of the input
+        (20, 39, 1.0, (-9, 8, 40, 8)),  # wholly to the right of it
+        (30, 20, 0.5, (-5, 8, 4, 8)),  # its right end is left of its left one
+    ):
+        logits[row, column], sides[:, row, column] = logit, distances
+    (boxes, _) = rtmdet.decode(outputs, spec)[0]
+    np.testing.assert_array_equal(boxes[:, :4], [[0, 16, 20, 48]])
+    (boxes, _) = rtmdet.decode(outputs, detector_spec())[0]
+    assert len(boxes) == 4, "a file of mmdeploy keeps them"
 
 
 def test_rtmdet_finds_nothing_in_an_empty_picture() -> None:

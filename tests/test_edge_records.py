@@ -189,6 +189,7 @@ WRONG: dict[str, list[Any]] = {
     "box_padding": [-1, 0, "1.25", 125, float("inf"), True],
     "udp": ["false", 0, 1, None],
     "several_labels": ["true", 1, None],
+    "cut_at_rim": ["true", 0, None],
     "simcc_split_ratio": [0, -2, "2", 200],
     "heatmap_refinement": ["DARK", None],
     "heatmap_blur_kernel": [12, 1, 11.0, "11", 10**400],

@@ -223,6 +223,7 @@ def test_answers_that_are_no_numbers_are_those_of_the_python_runtime(
     [
         (1, -5.0, {}),
         (3, -6.0, {}),
+        (1, -3.0, {"cut_at_rim": True}),
         (1, 0.0, {}),  # more than 1000 cells of a level
         (2, -2.0, {"nms_candidates_per_level": 40, "max_boxes": 7, "nms_iou": 0.3}),
         (1, -4.0, {"score_threshold": 0.0}),

@@ -45,6 +45,7 @@ CODECS: dict[Architecture, _Codec] = {
             "task": "detection",
             "codec": "rtmdet",
             "strides": RTMDET_STRIDES,
+            "cut_at_rim": True,
             "color_order": "bgr",
             "mean": BGR_MEAN,
             "std": BGR_STD,

@@ -3,7 +3,9 @@
 Formula: mmdet ``RTMDetHead``: priors at (column * stride, row * stride), score = sigmoid(logit),
 box = (x - left, y - top, x + right, y + bottom) with distances in input pixels; per level at most
 ``nms_candidates_per_level`` cells above ``score_threshold``, then non-maximum suppression within
-each class and the ``max_boxes`` best.
+each class and the ``max_boxes`` best. With ``cut_at_rim`` boxes end at the input's rim before the
+suppression, as ``DistancePointBBoxCoder`` has it, and those without an area go: two that differ
+beyond the rim alone are one.
 """
 
 from __future__ import annotations
@@ -66,6 +68,10 @@ def _decode_image(
     boxes = np.concatenate(all_boxes).astype(np.float32)
     labels = np.concatenate(all_labels)
     real = real_boxes(boxes)
+    if spec.cut_at_rim:
+        height, width = spec.input_hw
+        boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
+        real &= (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     boxes, scores, labels = boxes[real], scores[real], labels[real]
     kept = suppress(boxes, scores, labels, spec.nms_iou, spec.max_boxes)
     return np.concatenate([boxes[kept], scores[kept, None]], axis=1), labels[kept]

@@ -86,6 +86,7 @@ struct Spec {
     std::vector<int> strides;
     double score_threshold = 0.05, nms_iou = 0.6;
     int nms_candidates_per_level = 1000, max_boxes = 100;
+    bool cut_at_rim = false;
     std::vector<int> labels = {0};  // of a detector, those that count; 0 is a person
     std::string model_file, weights_file;
 };
@@ -342,6 +343,8 @@ inline Spec read_manifest(const std::string& manifest) {
     if (const Json* most = json.find("max_boxes")) spec.max_boxes = most->whole();
     if (json.find("letterbox"))
         spec.center = json.at("letterbox", Json::text).string == "center";
+    if (json.find("cut_at_rim"))
+        spec.cut_at_rim = json.at("cut_at_rim", Json::truth).value != 0;
     if (json.find("udp")) spec.udp = json.at("udp", Json::truth).value != 0;
     if (json.find("strides"))
         for (const Json& stride : json.at("strides", Json::list).items)
@@ -592,13 +595,16 @@ inline std::vector<Box> suppress(std::vector<Box> boxes, double iou_limit, int c
 // Boxes in input pixels of RTMDet's raw heads, best first. `outputs`: the logits (C, h, w) of every
 // stride, then the distances (4, h, w) of every stride. A cell's prior is (column, row) * stride,
 // its score sigmoid(logit), its box the prior less or plus the distances. A cell with a value that
-// is not finite is no box.
+// is not finite is no box. With `cut_at_rim` boxes end at the input's rim before the suppression,
+// and those without an area go.
 inline std::vector<Box> decode_rtmdet(const Spec& spec, const std::vector<Map>& outputs) {
     const double score = spec.score_threshold;
     const float least = score > 0 && score < 1
                             ? static_cast<float>(std::log(score / (1 - score)))
                             : -std::numeric_limits<float>::infinity();
     const size_t levels = spec.strides.size();
+    const float right = static_cast<float>(spec.input_width);
+    const float bottom = static_cast<float>(spec.input_height);
     std::vector<Box> boxes;
     for (size_t level = 0; level < levels; level++) {
         const Map &logits = outputs[level], &sides = outputs[levels + level];
@@ -629,9 +635,15 @@ inline std::vector<Box> decode_rtmdet(const Spec& spec, const std::vector<Map>& 
             const float x = static_cast<float>(cell % logits.width) * stride;
             const float y = static_cast<float>(cell / logits.width) * stride;
             const auto side = [&](int which) { return sides.data[which * sides.channel_step + cell]; };
-            const Box box{x - side(0), y - side(1), x + side(2), y + side(3),
-                          1 / (1 + std::exp(-logit)), index / cells};
-            if (detail::is_real(box)) boxes.push_back(box);
+            Box box{x - side(0), y - side(1), x + side(2), y + side(3),
+                    1 / (1 + std::exp(-logit)), index / cells};
+            if (!detail::is_real(box)) continue;
+            if (spec.cut_at_rim) {
+                box.x1 = std::clamp(box.x1, 0.0f, right), box.x2 = std::clamp(box.x2, 0.0f, right);
+                box.y1 = std::clamp(box.y1, 0.0f, bottom), box.y2 = std::clamp(box.y2, 0.0f, bottom);
+                if (!(box.x2 > box.x1 && box.y2 > box.y1)) continue;
+            }
+            boxes.push_back(box);
         }
     }
     return suppress(std::move(boxes), spec.nms_iou, spec.max_boxes);
