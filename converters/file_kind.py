@@ -25,6 +25,8 @@ _MAGICS: tuple[tuple[int, bytes, str, str], ...] = (
     (4, b"ORTM", "a network in ONNX Runtime's own format (.ort)", "give the .onnx it was made of"),
     (0, b"ftrt", "a TensorRT engine", _START),
     (0, b"ptrt", "a TensorRT engine", _START),
+    (0, b"RKNN", "an RKNN network", _START),
+    (0, b"IMOD", "an Ascend network (.om)", _START),
     (0, b"\x89HDF", "an HDF5 file, as Keras writes", "export the network to ONNX (tf2onnx)"),
     (0, b"version https://git-lfs", "a Git LFS pointer, not the file", "run `git lfs pull`"),
     (0, b"\x1f\x8b", "a gzip archive", "unpack it first"),
@@ -45,11 +47,27 @@ _SUFFIXES = {
     ".tflite": ("a damaged TensorFlow Lite network", _START),
     ".engine": ("a TensorRT engine", _START),
     ".plan": ("a TensorRT engine", _START),
+    ".trt": ("a TensorRT engine", _START),
+    ".mnn": ("an MNN network", _START),
+    ".om": ("an Ascend network", _START),
+    ".rknn": ("an RKNN network", _START),
+    ".dlc": ("a network for Qualcomm's SNPE", _START),
+    ".hef": ("a Hailo network", _START),
+    ".ort": ("a network in ONNX Runtime's own format", "give the .onnx it was made of"),
     ".mlmodel": ("a Core ML network", "export the network to ONNX"),
     ".caffemodel": ("a Caffe network", "export the network to ONNX"),
     ".pdmodel": ("a Paddle network", "export it to ONNX with paddle2onnx"),
     ".pdiparams": ("the weights of a Paddle network", "export it to ONNX with paddle2onnx"),
     ".pb": ("a TensorFlow graph", "export it to ONNX with tf2onnx"),
+}
+
+# What a folder with such a file holds.
+_FOLDERS = {
+    ".param": "an ncnn network",
+    ".xml": "an OpenVINO network",
+    ".tflite": "a TensorFlow Lite network",
+    ".engine": "a TensorRT engine",
+    ".mlmodel": "a Core ML network",
 }
 
 
@@ -75,7 +93,7 @@ def refuse_other_kind(path: Path, expected: Expected) -> None:
             f"{path}: cannot be read ({error.strerror}); make it readable for yourself"
         ) from None
     if not head:
-        raise ModelFileError(f"{path}: an empty file, it holds no graph; download or copy it again")
+        raise ModelFileError(f"{path}: an empty file; download or copy it again")
     found = _kind(path, head, expected)
     if found:
         what, fix = found
@@ -87,8 +105,8 @@ def _kind(path: Path, head: bytes, expected: Expected) -> tuple[str, str] | None
     if not any(head):
         return "it begins with zeros alone, as an unfinished download does", "download it again"
     for offset, magic, what, fix in _MAGICS:
-        if head[offset:].startswith(magic):
-            return what, fix
+        if head[offset:].startswith(magic) and (expected, magic) != ("checkpoint", b"ustar"):
+            return what, fix  # a checkpoint of torch 0.1 is a tar archive; its reader says so
     return (
         _text_kind(head, expected)
         or _pytorch_or_zip(path, head, expected)
@@ -137,7 +155,7 @@ def _zip_kind(path: Path, expected: Expected) -> tuple[str, str] | None:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):
-        return None if expected == "zip" else ("a damaged zip archive", "download it again")
+        return None if expected != "onnx" else ("a damaged zip archive", "download it again")
     files = {name.rpartition("/")[2] for name in names}
     if "constants.pkl" in files:
         return "a TorchScript program", "export it to ONNX with torch.onnx.export"
@@ -177,6 +195,10 @@ def _artifact_beside(path: Path) -> str:
     return ""
 
 
+def _holds(names: list[str], suffix: str) -> bool:
+    return any(name.endswith(suffix) for name in names)
+
+
 def folder_kind(path: Path) -> str:
     """What to give in the place of a folder that is no SDK model."""
     names = sorted(child.name for child in path.iterdir())
@@ -187,6 +209,9 @@ def folder_kind(path: Path) -> str:
         )
     if "saved_model.pb" in names:
         return "it is a TensorFlow model: export it to ONNX with tf2onnx"
+    found = next((what for suffix, what in _FOLDERS.items() if _holds(names, suffix)), "")
+    if found and not networks:
+        return f"it holds {found}: {_START}"
     if networks:
         shown = ", ".join(networks[:3]) + (", ..." if len(networks) > 3 else "")
         return f"name the file in it ({shown})"

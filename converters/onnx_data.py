@@ -113,10 +113,11 @@ def _place(tensor: Any, path: Path) -> dict[str, str]:
 
 def _size_of(file: Path, name: str, path: Path) -> int:
     if file.is_dir() or not file.exists():
-        raise ModelFileError(
-            f"{path}: {name}, which holds its weights, is not beside it; put both files into one "
-            "folder, under the names that they were exported with"
-        )
+        inner = name.rpartition("/")[0]
+        fix = "put both files into one folder, under the names that they were exported with"
+        if inner:
+            fix = f"copy the folder {inner!r} with it, and keep the names"
+        raise ModelFileError(f"{path}: {name}, which holds its weights, is not beside it; {fix}")
     try:
         with file.open("rb"):
             return file.stat().st_size

@@ -44,8 +44,9 @@ _SHA256_DIGITS = 64
 Say = Callable[[str], None]
 Entries = Mapping[str, ZooEntry]
 
-_SUFFIXES = (".onnx", ".zip", ".pth")
-_EXPECTED: dict[str, Expected] = {".pth": "checkpoint", ".zip": "zip"}
+_CHECKPOINTS = (".pth", ".pt", ".ckpt")
+_SUFFIXES = (".onnx", ".zip", *_CHECKPOINTS)
+_EXPECTED: dict[str, Expected] = {**dict.fromkeys(_CHECKPOINTS, "checkpoint"), ".zip": "zip"}
 
 
 def zoo_entries(path: Path | None = None) -> dict[str, ZooEntry]:
@@ -102,7 +103,7 @@ def find_source(
         if path.is_file():
             refuse_other_kind(path, _EXPECTED.get(path.suffix, "onnx"))
     classes = entry.num_classes if entry else None
-    if path.suffix == ".pth" and not path.is_dir():
+    if path.suffix in _CHECKPOINTS and not path.is_dir():
         path, found = _export(path, chosen, entry, input_hw, say)
         # The size that was asked for is the exported file's own now.
         return Source(chosen, path, spec or found, keypoint_set=keypoint_set, class_count=classes)

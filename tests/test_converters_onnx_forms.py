@@ -271,6 +271,20 @@ def test_weights_that_are_not_there(tmp_path: Path, spoil: Any, words: str) -> N
     assert "\n" not in str(caught.value)
 
 
+def test_weights_in_a_folder_below_are_read_and_asked_for_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.onnx"
+    (tmp_path / "below").mkdir()
+    onnx.save(tiny(), path, save_as_external_data=True, location="below/all.bin", size_threshold=0)
+    want = [numpy_helper.to_array(one) for one in tiny().graph.initializer]
+    found = [numpy_helper.to_array(one) for one in load_onnx(path).graph.initializer]
+    assert all(np.array_equal(a, b) for a, b in zip(want, found, strict=True))
+    (tmp_path / "below" / "all.bin").rename(tmp_path / "all.bin")
+    with pytest.raises(
+        ModelFileError, match=r"below/all\.bin, .*; copy the folder 'below' with it"
+    ):
+        load_onnx(path)
+
+
 def test_an_archive_keeps_the_weights_beside_its_network(tmp_path: Path) -> None:
     folder = in_folder(tmp_path / "sdk", simcc_files([48, 64]), tiny())
     saved_with_data(tiny(), folder / "end2end.onnx")

@@ -70,7 +70,9 @@ def test_a_file_of_another_kind_is_named(kind: str, tmp_path: Path) -> None:
         assert "truncated" not in text
 
 
-@pytest.mark.parametrize("suffix", [".bin", ".param", ".tflite", ".engine", ".pb"])
+@pytest.mark.parametrize(
+    "suffix", [".bin", ".param", ".tflite", ".engine", ".trt", ".pb", ".mnn", ".om", ".rknn"]
+)
 def test_a_suffix_tells_what_bytes_do_not(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"model{suffix}"
     path.write_bytes(bytes(np.random.default_rng(1).integers(1, 256, 999, np.uint8)))
@@ -99,6 +101,9 @@ def test_suffixes_that_are_wrong_are_said(tmp_path: Path) -> None:
 
 def test_folders_say_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match=r"name an ONNX file, a checkpoint"):
+        find_source(str(tmp_path))
+    (tmp_path / "model.param").write_bytes(b"7767517")
+    with pytest.raises(ModelFileError, match=r"it holds an ncnn network: give the ONNX file"):
         find_source(str(tmp_path))
     saved(tmp_path, tiny())
     with pytest.raises(ModelFileError, match=r"name the file in it \(model\.onnx\)"):

@@ -343,7 +343,7 @@ def test_other_files_are_named_for_what_they_are(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "p.pth")
     with zipfile.ZipFile(tmp_path / "z.pth", "w") as archive:
         archive.writestr("readme.txt", "no weights")
-    with pytest.raises(CheckpointError, match=r"without one data\.pkl"):
+    with pytest.raises(CheckpointError, match="a zip archive; unpack it"):
         read_checkpoint(tmp_path / "z.pth")
     (tmp_path / "t.pth").write_bytes(bytes(257) + b"ustar" + bytes(500))
     with pytest.raises(CheckpointError, match="tar format"):
@@ -433,6 +433,24 @@ def test_what_is_no_state_dict_is_named(content: Any, words: str, tmp_path: Path
     torch.save(content, tmp_path / "t.pth")
     with pytest.raises(CheckpointError, match=words):
         read_checkpoint(tmp_path / "t.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"<!DOCTYPE html><html>Not found", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (bytes(4096), "unfinished download"),
+        (b"", "an empty file"),
+        (b"ftrt" + bytes(99), "a TensorRT engine"),
+        (b"\x1c\x00\x00\x00TFL3" + bytes(99), "a TensorFlow Lite network"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "t.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        read_checkpoint(tmp_path / "t.pth")
+    assert "truncated" not in str(caught.value)
 
 
 def test_a_file_that_mmposes_publishing_tool_wrote() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from converters.architectures.claims import Claims, claims_of
 from converters.architectures.plain_pickle import PickleError, Skipped, UnsafePickleError
 from converters.architectures.torch_file import StoredTensor, read_torch_file
+from converters.file_kind import refuse_other_kind
 from edge.errors import ModelFileError
 
 __all__ = ["Checkpoint", "CheckpointError", "listed", "read_checkpoint"]
@@ -61,7 +62,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     'ema_state_dict', or the entries with a prefix like `ema.`. A file of mmengine's EMAHook
     ('ema_state_dict' with an entry 'steps') is the exception that it looks like: the hook swaps the
     two sets as it saves, so that the averaged weights are in 'state_dict' (mmengine 0.10,
-    `EMAHook.before_save_checkpoint`).
+    `EMAHook.before_save_checkpoint`). So does mmcv's, whose other set are buffers like
+    `ema_backbone_stem` beside the weights (mmcv 1.7, `EMAHook.after_train_epoch`).
 
     A checkpoint cannot run code: only tensors and plain data are read of it, everything else is
     skipped (`read_torch_file`).
@@ -73,6 +75,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise CheckpointError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}")
     try:
+        refuse_other_kind(path, "checkpoint")
+    except ModelFileError as error:
+        raise CheckpointError(str(error)) from None
+    try:
         content = read_torch_file(path)
         found, weights = _weights(content)
         if found is None:
@@ -80,7 +86,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
         strays = [str(key) for key, value in found.items() if not isinstance(value, StoredTensor)]
         if strays:
             raise CheckpointError(f"{path}: these entries are no tensors: {listed(strays)}")
-        named, root = _plainly_named({str(key): value for key, value in found.items()}, path)
+        weights_by_name = {str(key): value for key, value in found.items()}
+        twins = {f"ema_{key.replace('.', '_')}" for key in weights_by_name}
+        own = {key: value for key, value in weights_by_name.items() if key not in twins}
+        if len(own) < len(weights_by_name):
+            weights = "the averaged weights, which mmcv saves under the model's own names"
+        named, root = _plainly_named(own, path)
         state_dict: dict[str, Tensor] = {
             key: value.load() for key, value in named.items() if key not in _NO_WEIGHTS
         }

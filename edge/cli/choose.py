@@ -23,7 +23,7 @@ from edge.session import EngineSettings, Session, default_threads, open_session
 __all__ = ["add_build", "add_choose", "bf16_check", "choose_variants", "open_chosen"]
 
 _TEXT = "Which variant of a model is the fastest here, within the accuracy limit; remembered."
-_FILES = (".onnx", ".pth", ".zip")
+_FILES = (".onnx", ".pth", ".pt", ".ckpt", ".zip")
 
 
 def add_choose(command: Callable[[str, Callable[[argparse.Namespace], int], str], Any]) -> None:
