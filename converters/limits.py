@@ -25,7 +25,7 @@ class Limits:
       and its maximum arbitrary. A tie is not counted: a keypoint that moved further, to a place
       that the reference itself rates within ``keypoint_score`` of its best. A shorter move to a
       place that it rates equally good (within 0.0005) is no distance.
-    - ``keypoint_score``: largest change of a score of those.
+    - ``keypoint_score``: largest change of a score of those; of a score above 1, as a share of it.
     - ``box_iou_min``, ``box_score``: over boxes that either side scores above ``KEPT_BOX_SCORE``;
       each must have its counterpart. A tie is no change: a box that the other side found as well,
       within these limits, and that its suppression took away for one that it rates alike.

@@ -32,6 +32,9 @@ def simcc(points: list[tuple[float, float, float]]) -> dict[str, Array]:
         ((50, 60, 0.8), (54, 63, 0.8), "nose of photo is 5.00 px off (limit 1)"),
         ((50, 60, 0.8), (50, 60, 0.75), "the score of nose of photo is 0.0500 off"),
         ((50, 60, 0.2), (150, 160, 0.2), None),  # not confident: not judged
+        # Raw scores of networks without a scale of their own: halves are exact to 1 in 2048.
+        ((50, 60, 57.0), (50, 60, 57.05), None),
+        ((50, 60, 57.0), (50, 60, 57.6), "the score of nose of photo is 0.6000 off (limit 0.57)"),
     ],
     ids=str,
 )
