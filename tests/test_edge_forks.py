@@ -34,8 +34,12 @@ shape = [size or 1 for size in session.spec.input.shape]
 feeds = {session.spec.input.name: np.random.default_rng(0).normal(0, 1, shape).astype(np.float32)}
 expected = session.run(feeds)
 
-def same(_=None):
-    found = session.run(feeds)
+def of_its_own(_):
+    with open_session(load_artifact(sys.argv[1]), EngineSettings(threads=2)) as opened:
+        return same(used=opened)
+
+def same(_=None, used=session):
+    found = used.run(feeds)
     return all(np.allclose(found[name], expected[name], atol=1e-4) for name in expected)
 
 assert all(same() for _ in range(5))
@@ -45,6 +49,7 @@ if not child:
 assert os.waitpid(child, 0)[1] == 0
 with multiprocessing.get_context("fork").Pool(2) as pool:
     assert all(pool.map_async(same, range(4)).get(timeout=60))
+    assert all(pool.map_async(of_its_own, range(2)).get(timeout=60))
 assert same()
 print("as in the parent")
 """

@@ -45,11 +45,13 @@ class NcnnSession(Session):
         net.opt.use_fp16_arithmetic = arithmetic == "fp16"
         net.opt.use_bf16_storage = arithmetic == "bf16"
         param, weights = artifact.path("model"), artifact.path("weights")
-        if net.load_param(str(param)) != 0 or net.load_model(str(weights)) != 0:
+        self._team = ThreadTeam(ncnn, settings.thread_count)
+        with self._team.safe():
+            loaded = net.load_param(str(param)) == 0 and net.load_model(str(weights)) == 0
+        if not loaded:
             raise EngineError(f"ncnn cannot load {param} with {weights}")
         self._ncnn: Any = ncnn
         self._net: Any = net
-        self._team = ThreadTeam(ncnn, settings.thread_count)
         self.spec = artifact.spec
         self._state = OpenSession(self.spec)
         self.engine = f"ncnn {ncnn.__version__}"

@@ -23,7 +23,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -45,6 +45,8 @@ _REMEMBERED = 3
 
 # What this process's library was loaded with; empty where that was not done here.
 _loaded_with: list[str] = []
+# The process that has the library's threads: a fork of it has not, whatever it opens itself.
+_threads_in = os.getpid()
 
 
 def import_ncnn() -> Any:
@@ -81,8 +83,8 @@ class ThreadTeam:
     """All threads of a session, or one: what was faster lately.
 
     ``count`` is the number of all. A call is timed within ``running``. In a process that was forked
-    from the one that opened the session there is one thread: the others were not copied, and GCC's
-    library would wait for them for ever.
+    from one that had used this module there is one thread, for sessions of its own as well: the
+    others were not copied, and GCC's library would wait for them for ever.
     """
 
     def __init__(
@@ -90,7 +92,6 @@ class ThreadTeam:
     ) -> None:
         self._library = _openmp_of(ncnn)
         self._clock_ns = clock_ns
-        self._process = os.getpid()
         self._choosable = count > 1 and self._library is not None and _ASLEEP not in _loaded_with
         self._times: dict[bool, deque[int]] = {
             alone: deque(maxlen=_REMEMBERED) for alone in (False, True)
@@ -103,12 +104,9 @@ class ThreadTeam:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Within it the network runs, on as many threads as seem best."""
-        if os.getpid() != self._process:
-            with self._single():
+        if os.getpid() != _threads_in or not self._choosable:
+            with self.safe():
                 yield
-            return
-        if not self._choosable:
-            yield
             return
         trying = self._calls >= self._next_try
         alone = self._alone != trying
@@ -119,6 +117,12 @@ class ThreadTeam:
         else:
             yield
         self._learn(alone, self._clock_ns() - began, trying=trying)
+
+    @contextmanager
+    def safe(self) -> Iterator[None]:
+        """Within it nothing waits for threads that this process has not; a network is loaded so."""
+        with self._single() if os.getpid() != _threads_in else nullcontext():
+            yield
 
     def _learn(self, alone: bool, took_ns: int, *, trying: bool) -> None:
         self._calls += 1
