@@ -199,8 +199,12 @@ def blur(maps: F32, kernel: int) -> F32:
     # Separable: a product with one banded matrix an axis.
     blurred = _band(maps.shape[1], kernel) @ maps @ _band(maps.shape[2], kernel)
     peak = blurred.max(axis=(1, 2), keepdims=True)
+    # Where all is below 0 as well: the score of a map without a peak is its old maximum, too.
     gain = np.divide(
-        maps.max(axis=(1, 2), keepdims=True), peak, out=np.ones_like(peak), where=peak > 0
+        maps.max(axis=(1, 2), keepdims=True),
+        peak,
+        out=np.ones_like(peak),
+        where=np.abs(peak) > np.finfo(np.float32).tiny,
     )
     return np.asarray(blurred * gain, np.float32)
 

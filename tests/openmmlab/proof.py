@@ -27,11 +27,14 @@ onnx = pytest.importorskip("onnx")
 from converters.architectures.official import Description, build, export_checkpoint  # noqa: E402
 from edge import Detector, OneStage, PoseEstimator, load_artifact, open_session  # noqa: E402
 from edge.cli.host import open_onnx  # noqa: E402
+from edge.codecs import heatmap, simcc  # noqa: E402
 from edge.keypoints import KEYPOINT_SETS  # noqa: E402
 from edge.picture import read_image, write_image  # noqa: E402
 from edge.session import EngineSettings, Session  # noqa: E402
 from tests.conftest import SHARED  # noqa: E402
 from tests.openmmlab.cases import CASES  # noqa: E402
+from tests.openmmlab.codecs import DECODINGS  # noqa: E402
+from tests.specs import heatmap_spec, pose_spec  # noqa: E402
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -137,6 +140,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) 
         with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
             print(f"\nreal models: {', '.join(names)}", flush=True)
             subprocess.run(command, check=True)
+    with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        subprocess.run([PYTHON, HERE / "codecs.py", out / "codecs.npz"], check=True)
     return out
 
 
@@ -152,11 +157,13 @@ class OnTensor:
 
     def __init__(self, session: Session, x: Any) -> None:
         self.session, self.spec, self.x = session, session.spec, x
+        self.own = x  # what it was given last
 
     def run(self, feeds: dict[str, Any]) -> dict[str, Any]:
         """The answers on the real tensor, as many at a time as the file takes."""
         (name,) = feeds
         assert feeds[name].shape == self.x.shape
+        self.own = feeds[name].copy()
         step = self.session.max_batch or len(self.x)
         parts = [
             self.session.run({name: np.ascontiguousarray(self.x[start : start + step])})
@@ -213,7 +220,9 @@ def test_a_real_checkpoint_gives_the_real_outputs_and_answers(
         asked = OnTensor(session, real["x"])
         if case.kind == "pose":
             assert session.spec.keypoint_set == case.finds
-            same_keypoints(PoseEstimator(asked), image, real, 0.1)  # type: ignore[arg-type]
+            # DARK on flat maps of random weights, as above, to a lower precision.
+            limit_px = 0.1 if session.spec.codec == "heatmap" else 0.01
+            same_keypoints(PoseEstimator(asked), image, real, limit_px)  # type: ignore[arg-type]
             if case.demo:
                 same_keypoints(PoseEstimator(session), image, real, 2.0, 0.02)
         elif case.kind == "one-stage":
@@ -221,12 +230,13 @@ def test_a_real_checkpoint_gives_the_real_outputs_and_answers(
             same_people(OneStage(asked, score_threshold=0.1), image, real)  # type: ignore[arg-type]
         else:
             floor = session.spec.score_threshold
-            # Distances that are exponentials of random answers often meet the suppression's limit.
-            least = 0.6 if name == "rtmdet-m" else 0.9
-            same_boxes(Detector(asked, score_threshold=floor), image, real, least=least)  # type: ignore[arg-type]
+            same_boxes(Detector(asked, score_threshold=floor), image, real)  # type: ignore[arg-type]
             if case.demo:
-                # The letterbox resamples in its own way: sure boxes stay, faint ones come and go.
-                same_boxes(Detector(session, score_threshold=0.25), image, real, 0.3, 4.0)
+                # A quarter of a grey level, by which OpenCV rounds, moves a box by a quarter of a
+                # pixel, and decides which one of two neighbours of one score is kept: the surest.
+                own = Detector(session, score_threshold=floor)
+                same_boxes(own, image, real, above=0.25, slack=4.0)
+        same_tensor(asked)
 
 
 @networks
@@ -263,9 +273,9 @@ def test_a_real_network_converts_and_gives_the_real_answers(
     with open_session(artifact, THREADS) as session:
         assert session.spec.keypoint_set == case.finds
         same_raw_outputs(session, real)
-        if case.decoded:
-            asked = OnTensor(session, real["x"])
-            same_keypoints(PoseEstimator(asked), image, real, 0.01)  # type: ignore[arg-type]
+        asked = OnTensor(session, real["x"])
+        same_keypoints(PoseEstimator(asked), image, real, 0.01)  # type: ignore[arg-type]
+        same_tensor(asked)
 
 
 # --- what is the same -------------------------------------------------------------------------
@@ -291,20 +301,26 @@ def same_keypoints(
     """Keypoints of the asked boxes: places in px, scores."""
     found = estimate(image, real["boxes"].astype(np.float32))
     far = np.linalg.norm(found[..., :2] - real["keypoints"], axis=-1)
-    # A maximum of two bins of one height may fall on either; and where random heatmaps are flat,
-    # a refinement by their curvature divides by almost nothing.
-    share = 0.999 if estimate.session.spec.codec == "simcc" else 0.95
-    assert np.quantile(far, share) <= limit_px, f"{np.sort(far.ravel())[-5:]} px"
+    # A maximum of two bins of one height may fall on either, and where a random heatmap is flat a
+    # refinement by its curvature divides by almost nothing: one keypoint, and one in 200.
+    worst = np.sort(far.ravel())[::-1]
+    assert worst[1 + len(worst) // 200] <= limit_px, f"{worst[:5]} px"
     np.testing.assert_allclose(found[..., 2], real["scores"], rtol=1e-3, atol=limit_score)
 
 
+def same_tensor(asked: OnTensor) -> None:
+    """The kit's own crop or letterbox: the real one but for OpenCV's rounding, in grey levels.
+
+    A warp of OpenCV takes its places to 1/32 px, its resize weights to 1/2048 and cuts off digits.
+    """
+    std = np.array(asked.spec.std)[:, None, None]
+    off = np.abs((asked.own - asked.x) * std)
+    assert np.mean(off) <= 0.4
+    assert np.quantile(off, 0.999) <= 4
+
+
 def same_boxes(
-    detect: Detector,
-    image: Any,
-    real: Answers,
-    above: float = 0.0,
-    slack: float = 0.5,
-    least: float = 0.9,
+    detect: Detector, image: Any, real: Answers, above: float = 0.0, slack: float = 0.05
 ) -> None:
     """Boxes, scores and classes, each real one with one of the kit's."""
     found = detect(image)
@@ -314,10 +330,9 @@ def same_boxes(
     boxes = real["boxes"][kept] + 1e4 * real["labels"][kept][:, None]
     own = found.boxes_xyxy + 1e4 * found.labels[:, None]
     pairs = paired(boxes, real["scores"][kept], own, found.scores, slack)
-    assert len(kept) > 0 or above > 0
-    # Overlaps at the limit of the suppression may fall on either side, and what then is kept or
-    # lost moves the last of the list.
-    assert len(pairs) >= least * len(kept), f"{len(pairs)} of {len(kept)}"
+    assert len(kept) >= 5
+    # One overlap in a hundred may meet the suppression's limit to the last digit.
+    assert len(pairs) >= np.floor(0.99 * len(kept)), f"{len(pairs)} of {len(kept)}"
 
 
 def same_people(estimate: OneStage, image: Any, real: Answers) -> None:
@@ -357,6 +372,34 @@ def paired(
         if len(off) and off.min() <= slack:
             pairs.append((index, int(off.argmin())))
     return pairs
+
+
+@pytest.mark.parametrize("name", DECODINGS)
+def test_the_codecs_decode_maps_of_one_peak_as_mmpose_does(name: str, made: Path) -> None:
+    """Peaks between the cells and at the rim: every place, to a hundredth of a pixel."""
+    kind, _, fields = DECODINGS[name]
+    found = dict(np.load(made / "codecs.npz"))
+    is_simcc = kind == "SimCCLabel"
+    spec = (pose_spec if is_simcc else heatmap_spec)(**fields)
+    got = (simcc if is_simcc else heatmap).decode(found, spec)
+    if spec.udp:
+        # mmpose takes the way back from (w - 1) cells to W pixels together with its crop's from
+        # W - 1 of them; here either is what it says.
+        got[..., :2] *= np.array([192 / 191, 256 / 255])
+    real = found[name]
+    np.testing.assert_allclose(got[..., 2], real[..., 2], atol=1e-5)
+    # Keypoints that were not found are at cell -1; UDP moves them by what the rim's cells say.
+    seen = got[..., 2] > 0 if "megvii" not in name else got[..., 2] > 0.5
+    assert seen.sum() == seen.size - 1
+    far = np.linalg.norm(got[..., :2] - real[..., :2], axis=-1)
+    assert far[seen].max() <= 0.01
+    # And they are the peaks, but where these lie beyond the rim.
+    cells = found["heatmaps"].shape[:1:-1]
+    peaks = found["peaks"]
+    inner = seen & ((peaks > 2) & (peaks < np.array(cells) - 3)).all(axis=-1)
+    assert inner.sum() > 80
+    off = got[..., :2] / 4 - peaks - (np.array([3.5 / 8] * 2) if is_simcc else 0)
+    assert np.abs(off[inner]).max() <= 1.2
 
 
 def test_the_sets_that_the_kit_knows_are_those_of_the_real_files(made: Path) -> None:
