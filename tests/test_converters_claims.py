@@ -204,6 +204,11 @@ def test_another_number_of_bins_is_refused(tmp_path: Path) -> None:
         exported(tmp_path, SMALL, {"cfg": "codec = dict(simcc_split_ratio=3)"})
 
 
+def test_a_decoding_with_dark_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"decodes with DARK \(use_dark = True\)"):
+        exported(tmp_path, SMALL, {"cfg": "codec = dict(type='SimCCLabel', use_dark=True)"})
+
+
 # --- heatmaps ---------------------------------------------------------------------------------
 
 UDP = "codec = dict(type='UDPHeatmap', input_size=(96, 64), heatmap_size=(24, 16), sigma=2)\n"

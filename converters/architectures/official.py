@@ -230,12 +230,21 @@ def _claimed_input(description: Description, claims: Claims, say: Say) -> tuple[
 
 
 def _check_claims(path: Path, description: Description, claims: Claims) -> None:
-    """Refuse a RTMPose whose configuration gives another number of bins than two a pixel."""
+    """Refuse a RTMPose with another number of bins than two a pixel, or one decoded with DARK."""
+    if description.architecture != "rtmpose":
+        return
     ratio = claims.config.get("codec.simcc_split_ratio")
-    if description.architecture == "rtmpose" and ratio not in (None, 2):
+    if ratio not in (None, 2):
         raise CheckpointError(
             f"{path}: its configuration has {ratio} bins a pixel, and only RTMPose with 2 is "
             "exported; export it to ONNX with mmpose or mmdeploy and convert that file"
+        )
+    # The head's own codec is the one that decodes.
+    dark = claims.config.get("model.head.decoder.use_dark", claims.config.get("codec.use_dark"))
+    if dark is True:
+        raise CheckpointError(
+            f"{path}: its configuration decodes with DARK (use_dark = True), and SimCC is decoded "
+            "without it here; export it to ONNX with use_dark = False and convert that file"
         )
 
 
