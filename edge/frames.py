@@ -171,6 +171,13 @@ class VideoReader:
         return max(at_s + self._shift_s, self._last_s)
 
     @property
+    def codec(self) -> str:
+        """The four signs of the codec, ``AV01`` say; empty where they are not known."""
+        code = int(self._capture.get(import_opencv().CAP_PROP_FOURCC))
+        text = (code & 0xFFFFFFFF).to_bytes(4, "little").decode("ascii", "replace")
+        return text if text.isalnum() and text.isascii() else ""
+
+    @property
     def _gap_s(self) -> float:
         """From frame to frame in the mean, of what was read."""
         return self._last_s / (self.read_count - 1) if self.read_count > 1 else 1 / self.fps
@@ -179,15 +186,16 @@ class VideoReader:
     def breaks_off(self) -> str:
         """Where a video that was read to its end breaks off; empty where it does not.
 
-        Both frames and time must be missing, by more than a frame and 2 %: many containers only
-        estimate their number, and frames that a camera has dropped are counted by some.
+        Both frames and time must be missing, by more than three frames and 2 %: many containers
+        only estimate their number, some count the time before the first frame (an encoder that
+        looks ahead starts late), and frames that a camera has dropped are counted by others.
         """
-        ended_s = self._last_s + 2 * self._gap_s
+        ended_s = self._last_s + 4 * self._gap_s
         if self.length_s is None or ended_s >= self.length_s * 0.98:
             return ""
         if self.frame_count is None:
             return f"after {self._last_s:.1f} of its {self.length_s:.1f} s"
-        if self.read_count + 1 >= self.frame_count * 0.98:
+        if self.read_count + 3 >= self.frame_count * 0.98:
             return ""
         return f"after {self.read_count} of its {self.frame_count} frames"
 
@@ -212,10 +220,10 @@ def check_video(source: Source) -> None:
     """Raise ImageError where a video cannot be opened or has no frame at all."""
     with VideoReader(source) as reader:
         if next(iter(reader), None) is None:
-            raise ImageError(_why_not(source))
+            raise ImageError(_why_not(source, reader.codec))
 
 
-def _why_not(source: Source) -> str:
+def _why_not(source: Source, codec: str = "") -> str:
     if source.kind == "stream":
         if "://" in source.text:
             return f"{source.text}: no video can be had from this address"
@@ -223,7 +231,12 @@ def _why_not(source: Source) -> str:
         return f"{where}: no camera can be opened there; see which exist with: ls /dev/video*"
     if Path(source.text).stat().st_size == 0:
         return f"{source.text}: an empty file"
+    if codec:  # the file's head was read, and not one picture
+        return (
+            f"{source.text}: none of its pictures can be decoded: damaged, or this OpenCV has no "
+            f"decoder for {codec}; save it as H.264"
+        )
     return (
-        f"{source.text}: not a video, a damaged one, or one whose end is missing: record or copy "
-        "it again"
+        f"{source.text}: not a video (sound alone?), a damaged one, or one whose end is missing: "
+        "record or copy it again"
     )

@@ -88,6 +88,12 @@ def test_what_is_no_video_says_so_before_anything_is_written(
     (tmp_path / "none.mp4").write_bytes(b"")
     command = (*TWO_STAGE, "--out", out, good)
     assert "one whose end is missing" in fails(capsys, *command, cut)
+    spoilt = walk(tmp_path / "spoilt.avi", 3, code="MJPG")
+    head, *frames = re.split(rb"(?<=00dc.{4})", spoilt.read_bytes(), flags=re.DOTALL)
+    spoilt.write_bytes(head + b"".join(bytes(len(one) - 8) + one[-8:] for one in frames))
+    said = fails(capsys, *command, spoilt)
+    assert "none of its pictures can be decoded" in said
+    assert "no decoder for MJPG" in said
     assert "text.mkv: not a video" in fails(capsys, *command, tmp_path / "text.mkv")
     assert "none.mp4: an empty file" in fails(capsys, *command, tmp_path / "none.mp4")
     assert "absent.mp4: no such file" in fails(capsys, *command, tmp_path / "absent.mp4")
