@@ -178,6 +178,10 @@ class Artifact:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """``artifact.json`` of a folder as plain values, its schema checked."""
     path = folder / MANIFEST
+    if folder.is_file():
+        inside = (folder.parent / MANIFEST).is_file()
+        fix = f"name its folder, {folder.parent}" if inside else "`edge convert --model` makes one"
+        raise ArtifactError(f"{folder}: a file, and an artifact is a folder; {fix}")
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: no such artifact folder")
     if not path.is_file():

@@ -71,11 +71,16 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, change: Any, words: str) 
 def test_what_is_no_artifact_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no such artifact folder"):
         load_artifact(tmp_path / "absent")
+    (tmp_path / "pose.pth").write_bytes(b"weights")
+    with pytest.raises(ArtifactError, match=r"a file, and .* `edge convert --model` makes one"):
+        load_artifact(tmp_path / "pose.pth")
     with pytest.raises(ArtifactError, match=r"no artifact\.json"):
         load_artifact(tmp_path)
     (tmp_path / MANIFEST).write_text("{")
     with pytest.raises(ArtifactError, match=r"no valid JSON.*; convert it again"):
         load_artifact(tmp_path)
+    with pytest.raises(ArtifactError, match=f"name its folder, {tmp_path}"):
+        load_artifact(tmp_path / MANIFEST)
     (tmp_path / MANIFEST).write_text("[]")
     with pytest.raises(ArtifactError, match="no artifact manifest"):
         load_artifact(tmp_path)
