@@ -533,7 +533,7 @@ def test_what_cannot_be_is_refused_before_anything_is_sent(stranger: Board) -> N
             ("--lock-clocks",),
             "--lock-clocks is for a Jetson, target raspberry-pi-5 is",
         ),
-        (("--min-count", "0"), "min_count must be at least 1"),
+        (("--min-count", "0"), "'min_count' must be a whole number from 1"),
         (("--mode", "sustained"), "measures for 60 s or more"),
         (("--serial", "1a2b"), "has no serial number, only phones do"),
     ):

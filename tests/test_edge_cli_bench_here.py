@@ -217,9 +217,9 @@ def test_bad_input(artifact: Path, tmp_path: Path, capsys: Capture) -> None:
         ("absent.npy: No such file", "--input", tmp_path / "absent.npy"),
         ("one image is timed", "--input", good, "--input", good),
         ("60 s or more without pauses", "--mode", "sustained", "--min-seconds", "1"),
-        ("min_count must be at least 1", "--min-count", "0"),
+        ("'min_count' must be a whole number from 1", "--min-count", "0"),
         ("is below min_duration_s", "--min-seconds", "9", "--max-seconds", "8"),
-        ("fp32, fp16 or bf16", "--inference-precision", "fp16-storage"),
+        ("one of fp32, fp16, bf16", "--inference-precision", "fp16-storage"),
         ("does not compute in bf16", "--inference-precision", "bf16"),
     ):
         line = fails(capsys, artifact, "--json", *options)
