@@ -11,6 +11,7 @@ DECODINGS the real answers (N, K, 3): x, y in input pixels, score.
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,7 @@ def main() -> None:
     """Decode all maps by every codec."""
     import stand_ins
 
+    warnings.simplefilter("ignore")
     stand_ins.install()
     from mmengine.registry import init_default_scope
     from mmpose.registry import KEYPOINT_CODECS
