@@ -37,6 +37,7 @@ uses-eval := MODEL DATA IMAGES
 uses-sensitivity := MODEL FORMAT OUT
 uses-verify := ARTIFACT
 uses-info := ARTIFACT
+uses-bench-runtime := OUT
 uses-bench-variants := OUT DATA IMAGES THREADS
 uses-bench-peers := OUT ARGS
 uses-bench-harness := THREADS OUT
@@ -92,7 +93,7 @@ setup-openmmlab: .venv/.ready ## build the environment of the real mmpose and mm
 	@.ci/setup openmmlab
 
 setup-runner: .venv/.ready ## build the native runner (convert and bench do it on first need)
-	@$(python) -m targets.runner_build aarch64 x86_64
+	@$(python) -m targets.runners.native.build aarch64 x86_64
 
 convert: .venv/.ready ## convert the models for TARGET and verify them
 	@$(edge) convert --target $(TARGET) --model $(MODEL) --out $(OUT) \
@@ -143,9 +144,9 @@ info: .venv/.ready ## show ARTIFACT: spec, files, hashes, provenance, parity
 	@$(edge) info $(ARTIFACT)
 
 bench-runtime: .venv/.ready ## our image and decoding code against OpenCV, as ratios, and how ncnn's threads wait
-	@$(python) tests/bench_runtime.py
+	@$(python) tests/benches/bench_runtime.py
 	@$(edge) convert --target x86 --formats ncnn-fp16 --out $(OUT)
-	@$(python) -m tests.bench_ncnn_threads $(OUT)/x86/rtmdet-nano-demo-ncnn-fp16 $(OUT)/x86/rtmpose-t-demo-ncnn-fp16
+	@$(python) -m tests.benches.bench_ncnn_threads $(OUT)/x86/rtmdet-nano-demo-ncnn-fp16 $(OUT)/x86/rtmpose-t-demo-ncnn-fp16
 
 bench-variants: .venv/.ready ## every variant of both demo models in one table: size, latency, error, accuracy
 	@$(edge) convert --target x86 --formats all --out $(OUT) --eval-data $(DATA) \
@@ -154,16 +155,16 @@ bench-variants: .venv/.ready ## every variant of both demo models in one table: 
 	  --out $(OUT)/variants
 
 bench-peers: .venv/.ready ## pictures to keypoints against rtmlib and mmdeploy's runtime, in one run
-	@$(python) -m tests.bench_peers --out $(OUT)/peers $(ARGS)
+	@$(python) -m tests.benches.bench_peers --out $(OUT)/peers $(ARGS)
 
 bench-tracking: .venv/.ready ## who keeps people's numbers: both trackers and rtmlib's, IDF1 and switches
-	@$(python) -m tests.bench_tracking
+	@$(python) -m tests.benches.bench_tracking
 
 docs-pictures: .venv/.ready ## make the pictures of the manual again
 	@$(python) -m tests.docs_pictures
 
 bench-harness: .venv/.ready ## our latency figures against the engines' own tools, as ratios
-	@$(python) tests/bench_harness.py --threads $(THREADS) --out $(OUT)/harness
+	@$(python) tests/benches/bench_harness.py --threads $(THREADS) --out $(OUT)/harness
 
 train-demo: setup-torch ## train the demo models again (two hours each on two cores)
 	@$(edge) train --out $(OUT)/train/pose
@@ -194,15 +195,15 @@ lock: ## pin the newest allowed versions anew (needs uv)
 	@command -v uv >/dev/null || { echo "lock: needs uv, which is not installed: pip install uv" >&2; exit 1; }
 	uv pip compile pyproject.toml --extra host --group dev --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --no-annotate --override lock.overrides.txt --upgrade -o requirements.lock
-	uv pip compile converters/onnx2tf.in --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	  --no-annotate --override converters/onnx2tf.overrides.txt --upgrade -o converters/onnx2tf.lock
+	uv pip compile converters/formats/onnx2tf.in --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  --no-annotate --override converters/formats/onnx2tf.overrides.txt --upgrade -o converters/formats/onnx2tf.lock
 	uv pip compile tests/openmmlab/stack.in --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --no-annotate --override tests/openmmlab/stack.overrides.txt --upgrade -o tests/openmmlab/stack.lock
 	for pair in onnx:onnxruntime openvino:openvino tflite:tflite ncnn:ncnn; do uv pip compile pyproject.toml \
 	  --extra $${pair#*:} --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header \
-	  --no-annotate --override lock.overrides.txt --upgrade -o targets/locks/$${pair%:*}.lock || exit 1; done
-	uv pip compile targets/locks/tensorrt.in --universal --python-version 3.10 --generate-hashes \
-	  --no-emit-index-url --no-header --no-annotate --upgrade -o targets/locks/tensorrt.lock
+	  --no-annotate --override lock.overrides.txt --upgrade -o targets/runners/python/locks/$${pair%:*}.lock || exit 1; done
+	uv pip compile targets/runners/python/locks/tensorrt.in --universal --python-version 3.10 --generate-hashes \
+	  --no-emit-index-url --no-header --no-annotate --upgrade -o targets/runners/python/locks/tensorrt.lock
 
 clean: ## remove what was built, .venv stays
 	rm -rf build dist

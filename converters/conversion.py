@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from converters.answers import judge_parity, session_judge
-from converters.arm import ARM_IMAGES, arm_failure, is_for_arm
 from converters.chain import Row, Step, run_steps
-from converters.gate import AccuracyReport, judge_accuracy
+from converters.graph.data_files import data_sha256
+from converters.graph.prepare import Prepared
 from converters.job import Job, Quantiser
 from converters.model_in_work import Asked, ModelInWork, Route
-from converters.onnx_data import data_sha256
-from converters.prepare import Prepared
+from converters.parity.accuracy import AccuracyReport, judge_accuracy
+from converters.parity.answers import judge_parity, session_judge
+from converters.parity.arm import ARM_IMAGES, arm_failure, is_for_arm
 from edge.artifact import Artifact
 from edge.errors import AccuracyError, ParityError, SpecError
 from edge.files import sha256_of, staged_folder

@@ -13,31 +13,31 @@ from pathlib import Path
 from typing import Any
 
 from converters import CHECKOUT
-from converters.answers import (
+from converters.chain import Row, Step, run_steps
+from converters.conversion import Asked, ModelInWork, Route, convert_variant
+from converters.formats.ncnn import convert_ncnn
+from converters.formats.onnx import convert_onnx
+from converters.formats.onnx2tf import onnx2tf_version
+from converters.formats.onnx_int8 import open_onnx_quantiser
+from converters.formats.openvino import convert_openvino
+from converters.formats.openvino_int8 import open_openvino_quantiser
+from converters.formats.tensorrt import convert_tensorrt, open_kit
+from converters.formats.tensorrt_int8 import open_tensorrt_quantiser
+from converters.formats.tflite import convert_tflite
+from converters.formats.tflite_quantise import open_tflite_quantiser
+from converters.graph.data_files import source_digest
+from converters.graph.prepare import load_float_onnx
+from converters.job import FeedSource
+from converters.parity.answers import (
     judge_answers,
     judge_parity,
     prepared_source,
     session_judge,
     source_file,
 )
-from converters.arm import ARM_IMAGES, OnArm, arm_failure, is_for_arm
-from converters.chain import Row, Step, run_steps
-from converters.conversion import Asked, ModelInWork, Route, convert_variant
-from converters.job import FeedSource
-from converters.ncnn import convert_ncnn
-from converters.onnx import convert_onnx
-from converters.onnx2tf import onnx2tf_version
-from converters.onnx_data import source_digest
-from converters.onnx_int8 import open_onnx_quantiser
-from converters.openvino import convert_openvino
-from converters.openvino_int8 import open_openvino_quantiser
-from converters.parity import ParityReport
-from converters.prepare import load_float_onnx
+from converters.parity.arm import ARM_IMAGES, OnArm, arm_failure, is_for_arm
+from converters.parity.parity import ParityReport
 from converters.source import Source
-from converters.tensorrt import convert_tensorrt, open_kit
-from converters.tensorrt_int8 import open_tensorrt_quantiser
-from converters.tflite import convert_tflite
-from converters.tflite_quantise import open_tflite_quantiser
 from converters.tools import check_versions, version_of
 from edge.artifact import MANIFEST, Artifact, load_artifact, read_manifest
 from edge.errors import ArtifactError, EdgeError, ParityError, SpecError

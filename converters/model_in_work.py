@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from converters.arm import OnArm
-from converters.gate import AccuracyCheck, Score
+from converters.graph.file import load_onnx
+from converters.graph.prepare import Prepared, prepare, with_batch
 from converters.job import Calibration, Converter, FeedSource, Job, OpenQuantiser, Quantiser
-from converters.onnx_file import load_onnx
-from converters.prepare import Prepared, prepare, with_batch
+from converters.parity.accuracy import AccuracyCheck, Score
+from converters.parity.arm import OnArm
 from converters.source import Source
 from edge.artifact import Artifact
 from edge.engines.onnxruntime import OnnxRuntimeSession

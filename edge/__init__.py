@@ -17,7 +17,7 @@ from edge.pipeline import Pipeline, Pose
 from edge.pose import PoseEstimator
 from edge.session import EngineSettings, Session, open_session
 from edge.spec import KEYPOINT_SETS, KeypointSet, ModelSpec, TensorSpec, Variant
-from edge.tracker import PoseTracker, TrackedPose, TrackerParams
+from edge.tracking.tracker import PoseTracker, TrackedPose, TrackerParams
 
 # ONNX Runtime reports its use to its maker and writes an identity into the user's folders when it
 # is imported, by whichever module that may be (1.31.1, its Privacy.md). Read then, and never again.

@@ -11,7 +11,7 @@ from edge.codecs.finite import count_lost
 from edge.detector import boxes_in_image, detector_feeds, spec_above
 from edge.pipeline import Pose, check_tracker, tracked_poses
 from edge.session import Session
-from edge.tracker import PoseTracker
+from edge.tracking.tracker import PoseTracker
 
 __all__ = ["OneStage"]
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edge.containers import count_pictures, is_cut_png, stored_orientation
 from edge.errors import ImageError
 from edge.files import write_bytes
+from edge.media.containers import count_pictures, is_cut_png, stored_orientation
+from edge.media.signatures import kind_of
 from edge.quiet import quietly
 from edge.session import import_engine
-from edge.signatures import kind_of
 from edge.spec import KeypointSet
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from edge.detector import Boxes, Detector
 from edge.errors import ArgumentError, SpecError
 from edge.pose import PoseEstimator
 from edge.records import shown
-from edge.tracker import PoseTracker, TrackedPose
-from edge.tracker_matching import boxes_of
+from edge.tracking.matching import boxes_of
+from edge.tracking.tracker import PoseTracker, TrackedPose
 
 __all__ = ["Pipeline", "Pose", "check_tracker", "tracked_poses"]
 

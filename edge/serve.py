@@ -29,13 +29,13 @@ from edge.artifact import load_artifact
 from edge.classes import find_labels
 from edge.detector import Detector
 from edge.errors import EdgeError, ImageError, SpecError
-from edge.frames import Source, VideoReader, find_sources
-from edge.inputs import tell
+from edge.media.frames import Source, VideoReader, find_sources
+from edge.media.inputs import tell
 from edge.onestage import OneStage
 from edge.pipeline import Pipeline, Pose
 from edge.pose import PoseEstimator
 from edge.session import EngineSettings, Session, open_session, shipped_precision
-from edge.tracker import PoseTracker, TrackerParams
+from edge.tracking.tracker import PoseTracker, TrackerParams
 
 __all__ = ["Readers", "frame_line", "main", "newest"]
 

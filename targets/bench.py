@@ -16,8 +16,8 @@ from pathlib import Path
 from edge.artifact import Artifact
 from edge.errors import DeviceError
 from edge.latency import LatencySettings
-from targets.device_session import TimedRun
-from targets.device_state import (
+from targets.devices.preparation import Preparation, PrepareOptions, prepared_device
+from targets.devices.state import (
     DeviceInfo,
     DeviceState,
     StatePoint,
@@ -25,7 +25,6 @@ from targets.device_state import (
     read_state,
     wait_until_cool,
 )
-from targets.prepared import Preparation, PrepareOptions, prepared_device
 from targets.profile import Profile
 from targets.result import (
     AccuracyFigure,
@@ -36,7 +35,8 @@ from targets.result import (
     summarise,
     write_run,
 )
-from targets.transport import Transport
+from targets.runners.session import TimedRun
+from targets.transports.transport import Transport
 from targets.verdict import judge, standing_reasons
 
 __all__ = ["Candidate", "Place", "artifact_record", "bench", "published_figure"]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from statistics import median
 
 from edge.latency import NOT_COMPARED, Mode, load_warnings, spread_reasons
-from targets.device_state import DeviceState, StatePoint
+from targets.devices.raspberry_pi import THROTTLE_BITS
+from targets.devices.state import DeviceState, StatePoint
 from targets.profile import Requirements
-from targets.raspberry_pi import THROTTLE_BITS
 
 __all__ = ["Verdict", "judge", "mask_held", "standing_reasons"]
 

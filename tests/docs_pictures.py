@@ -25,22 +25,22 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from calibration.synthetic import scene
+from calibration.people.synthetic import scene
 from edge import Pose, PoseEstimator, load_artifact, open_session
 from edge.cli import main as edge
 from edge.keypoints import KEYPOINT_SETS
 from edge.picture import draw_poses
 from edge.sdk_image import sdk_detect, sdk_pose_feeds
-from targets.assets import write_assets
-from targets.report_html import html_page
-from tests.chromium import Chromium
+from targets.app.assets import write_assets
+from targets.report.page import html_page
+from tests.benches.mmdeploy_runtime import sdk_runtime
 from tests.conftest import ROOT
-from tests.header_app import MODELS, jni_example, run
-from tests.make_goal import end_with
-from tests.mmdeploy_runtime import sdk_runtime
-from tests.moving_people import read_frames, write_video
-from tests.synthetic_runs import hot_phone_run, interleaved_runs, phone_run
-from tests.walking_people import walk
+from tests.stand_ins.chromium import Chromium
+from tests.stand_ins.header_app import MODELS, jni_example, run
+from tests.stand_ins.make_goal import end_with
+from tests.stand_ins.moving_people import read_frames, write_video
+from tests.stand_ins.synthetic_runs import hot_phone_run, interleaved_runs, phone_run
+from tests.stand_ins.walking_people import walk
 
 __all__ = ["PICTURES", "main", "people_image"]
 

@@ -14,9 +14,9 @@ pytest.importorskip("cv2")
 coco_module = pytest.importorskip("pycocotools.coco")
 evaluation_module = pytest.importorskip("pycocotools.cocoeval")
 
-from converters.onnx_file import load_onnx  # noqa: E402
-from converters.recognise import recognise  # noqa: E402
-from converters.zoo import find_source  # noqa: E402
+from converters.graph.file import load_onnx  # noqa: E402
+from converters.graph.recognise import recognise  # noqa: E402
+from converters.zoo.models import find_source  # noqa: E402
 from edge.detector import Detector  # noqa: E402
 from edge.engines.onnxruntime import OnnxRuntimeSession  # noqa: E402
 from edge.session import EngineSettings  # noqa: E402
@@ -50,7 +50,7 @@ def test_it_finds_rendered_people(tmp_path: Path) -> None:
 
     Seed 2 was no part of the training (seeds 1 and 3).
     """
-    from calibration.synthetic import coco_annotations, scene
+    from calibration.people.synthetic import coco_annotations, scene
 
     source = find_source(NAME)
     spec = recognise(load_onnx(source.path), source.path, source.name).source_spec

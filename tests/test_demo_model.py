@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters.zoo import find_source, zoo_entries
+from converters.zoo.models import find_source, zoo_entries
 from edge import PoseEstimator
 from edge.artifact import sha256_of
 from edge.engines.onnxruntime import OnnxRuntimeSession
@@ -22,7 +22,7 @@ pytest.importorskip("onnxruntime")
 
 pytestmark = pytest.mark.long
 
-WEIGHTS = ROOT / "converters/weights/rtmpose-t-demo.onnx"
+WEIGHTS = ROOT / "converters/zoo/weights/rtmpose-t-demo.onnx"
 PARAMETERS = 3_337_007
 
 
@@ -47,12 +47,12 @@ def test_the_zoo_vouches_for_its_files(tmp_path: Path, monkeypatch: pytest.Monke
         source = find_source(entry.name)
         assert source.name == entry.name
         assert sha256_of(source.path) == entry.sha256
-    from converters import zoo
+    from converters.zoo import models as zoo
 
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights/rtmpose-t-demo.onnx").write_bytes(WEIGHTS.read_bytes()[:-1])
-    (tmp_path / "zoo.toml").write_text((ROOT / "converters/zoo.toml").read_text())
-    monkeypatch.setattr(zoo, "ROOM", tmp_path)
+    (tmp_path / "zoo.toml").write_text((ROOT / "converters/zoo/zoo.toml").read_text())
+    monkeypatch.setattr(zoo, "_FOLDER", tmp_path)
     with pytest.raises(ModelFileError, match="missing or changed"):
         find_source("rtmpose-t-demo")
 
@@ -74,8 +74,8 @@ def test_files_are_named_after_themselves(tmp_path: Path) -> None:
 def test_a_spec_file_is_read_from_toml_and_json(tmp_path: Path) -> None:
     import json
 
-    from converters.zoo import read_spec_file
-    from tests.specs import pose_spec
+    from converters.zoo.models import read_spec_file
+    from tests.stand_ins.specs import pose_spec
 
     spec = pose_spec()
     (tmp_path / "spec.json").write_text(json.dumps(spec.to_json()))
@@ -100,11 +100,11 @@ def test_it_finds_rendered_people() -> None:
 
     Seed 2 was no part of the training (seed 1). The crops go through the runtime's own pipeline.
     """
-    from calibration.synthetic import crop_scene
+    from calibration.people.synthetic import crop_scene
 
     source = find_source("rtmpose-t-demo")
-    from converters.onnx_file import load_onnx
-    from converters.recognise import recognise
+    from converters.graph.file import load_onnx
+    from converters.graph.recognise import recognise
 
     spec = recognise(load_onnx(source.path), source.path, source.name).source_spec
     hits: list[float] = []

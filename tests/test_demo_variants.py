@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from converters.onnx2tf import LOCK
+from converters.formats.onnx2tf import LOCK
 from edge.artifact import Artifact, load_artifact
 from edge.cli import main
 from tests.conftest import ROOT

@@ -12,8 +12,8 @@ import pytest
 
 from edge.errors import EdgeError
 from targets.profile import load_profile, read_profile
-from targets.reached import check_reach
 from targets.result import KIND, RUNNERS, SCHEMA, RunResult
+from targets.transports.opening import check_reach
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "docs/devices.md").read_text(encoding="utf-8")

@@ -107,7 +107,10 @@ def test_commands_and_options_in_the_text_exist(page: Path) -> None:
     options = {option for parser in known.values() for option in parser._option_string_actions}
     assert "--keypoint-score" in options
     # What the native runner and the benches among the tests take has no parser here.
-    for file in (*ROOT.glob("targets/runner/*.cpp"), *ROOT.glob("tests/bench_*.py")):
+    for file in (
+        *ROOT.glob("targets/runners/native/cpp/*.cpp"),
+        *ROOT.glob("tests/benches/bench_*.py"),
+    ):
         options |= set(OPTION.findall(file.read_text(encoding="utf-8")))
     for code in re.findall(r"`([^`\n]+)`", prose(page)):
         named = set(OPTION.findall(code)) - FOREIGN

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters.prepare import prepare
+from converters.graph.prepare import prepare
 from edge.errors import ModelFileError
 from tests.conftest import tiny_simcc_model
 from tests.faults.fuzz import fuzz, summary

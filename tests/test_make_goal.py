@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from edge.errors import ToolError
-from tests import bench_harness, mmdeploy_runtime, peer_inputs
-from tests.bench_harness import printed_by
-from tests.make_goal import end_with
+from tests.benches import bench_harness, mmdeploy_runtime, peer_inputs
+from tests.benches.bench_harness import printed_by
+from tests.stand_ins.make_goal import end_with
 
 
 def raising(error: BaseException) -> int:

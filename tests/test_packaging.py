@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from tests.made_artifacts import make_artifact
+from tests.stand_ins.made_artifacts import make_artifact
 
 pytest.importorskip("hatchling")
 

@@ -30,7 +30,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     ``programs`` has links to what is on PATH but QEMU: what runs under it takes minutes.
     """
-    from calibration.synthetic import crop_scene
+    from calibration.people.synthetic import crop_scene
 
     # Out of date, it would be built anew from the linked folder, which does not last.
     subprocess.run(["make", "setup"], cwd=ROOT, check=True, capture_output=True)
@@ -44,7 +44,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / "programs" / path.name).unlink(missing_ok=True)
             (folder / "programs" / path.name).symlink_to(path)
     cv2.imwrite(str(folder / "PHOTO.jpg"), crop_scene(12, 0, variety=0).image_bgr)
-    shutil.copy(ROOT / "converters/weights/rtmpose-t-demo.onnx", folder / "POSE.onnx")
+    shutil.copy(ROOT / "converters/zoo/weights/rtmpose-t-demo.onnx", folder / "POSE.onnx")
     return folder
 
 

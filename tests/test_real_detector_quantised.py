@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from converters.limits import KEPT_BOX_SCORE
+from converters.parity.limits import KEPT_BOX_SCORE
 from edge.artifact import load_artifact
 from edge.boxes import iou
 from edge.cli import main

@@ -34,8 +34,8 @@ LIMITS = {
 
 
 def untouched(path: Path) -> Session:
-    from converters.onnx_file import load_onnx
-    from converters.recognise import recognise
+    from converters.graph.file import load_onnx
+    from converters.graph.recognise import recognise
     from edge.engines.onnxruntime import OnnxRuntimeSession
     from edge.session import EngineSettings
 

@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from converters.architectures.cspnext import ConvModule
-from converters.recognise import RGB_MEAN, RGB_STD
+from converters.graph.recognise import RGB_MEAN, RGB_STD
 from edge.errors import EdgeError
 from edge.files import replacing
 

@@ -16,7 +16,7 @@ from converters.architectures.rtmdet import OUTPUT_NAMES as RTMDET_OUTPUT_NAMES
 from converters.architectures.rtmdet import STRIDES as RTMDET_STRIDES
 from converters.architectures.rtmo import OUTPUT_NAMES as RTMO_OUTPUT_NAMES
 from converters.architectures.rtmo import STRIDES as RTMO_STRIDES
-from converters.recognise import BGR_MEAN, BGR_STD, RGB_MEAN, RGB_STD
+from converters.graph.recognise import BGR_MEAN, BGR_STD, RGB_MEAN, RGB_STD
 from edge.errors import SpecError
 from edge.keypoints import KEYPOINT_SETS, KeypointSet, find_keypoint_set, usual_set
 from edge.spec import HeatmapRefinement, ModelSpec, TensorSpec

@@ -31,7 +31,7 @@ from converters.architectures.pretrained import CSPNeXtBackbone, CSPNeXtClassifi
 from converters.architectures.rtmdet import RTMDet
 from converters.architectures.rtmo import RTMO, RTMO_SIZES, dcc_constants, switch_to_deploy
 from converters.architectures.rtmpose import RTMPose
-from converters.recognise import SPEC_KEY
+from converters.graph.recognise import SPEC_KEY
 from edge.artifact import sha256_of
 from edge.errors import ModelFileError, SpecError
 from edge.spec import ModelSpec

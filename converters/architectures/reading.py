@@ -12,7 +12,7 @@ from torch import Tensor
 from converters.architectures.claims import Claims, claims_of
 from converters.architectures.plain_pickle import PickleError, Skipped, UnsafePickleError
 from converters.architectures.torch_file import StoredTensor, read_torch_file
-from converters.file_kind import refuse_other_kind
+from converters.graph.file_kind import refuse_other_kind
 from edge.errors import ModelFileError
 
 __all__ = ["Checkpoint", "CheckpointError", "listed", "read_checkpoint"]

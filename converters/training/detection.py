@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from converters.architectures.rtmdet import OUTPUT_NAMES, STRIDES, RTMDet
-from converters.recognise import BGR_MEAN, BGR_STD
+from converters.graph.recognise import BGR_MEAN, BGR_STD
 from converters.training.detection_loss import detection_loss, gather_levels
 from converters.training.loop import Dataset
 from edge.codecs import BOX_CODECS

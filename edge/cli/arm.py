@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from edge.artifact import Artifact, read_manifest
 
 if TYPE_CHECKING:
-    from converters.answers import SessionJudge
     from converters.chain import Row
     from converters.convert import Made
-    from targets.arm_check import ArmCheck
-    from targets.native_session import NativeSession
+    from converters.parity.answers import SessionJudge
     from targets.profile import Profile
-    from targets.runner_check import RunnerInfo
+    from targets.runners.arm_check import ArmCheck
+    from targets.runners.native.check import RunnerInfo
+    from targets.runners.native.session import NativeSession
 
 __all__ = ["ArmChecks", "add_arm", "is_waiting", "on_arm"]
 
@@ -50,7 +50,7 @@ class ArmChecks:
     """
 
     def __init__(self, runner: Path | None, left_out: bool) -> None:
-        from targets.arm_check import arm_runner_waits
+        from targets.runners.arm_check import arm_runner_waits
 
         self._runner = runner
         self._left_out = left_out
@@ -60,9 +60,9 @@ class ArmChecks:
 
     def __call__(self, artifact: Artifact, judge: SessionJudge) -> dict[str, Any]:
         """The record of one artifact's check."""
-        from converters.parity import range_failure
-        from targets.arm_check import ArmCheck, check_on_arm, not_checked
-        from targets.runner_build import say_on_stderr
+        from converters.parity.parity import range_failure
+        from targets.runners.arm_check import ArmCheck, check_on_arm, not_checked
+        from targets.runners.native.build import say_on_stderr
 
         # One that leaves FP16's range passes or fails by this check alone: it cannot wait.
         if self._puts_off and not range_failure(artifact.parity.get("fp16_peak")):
@@ -84,7 +84,7 @@ class ArmChecks:
 
     def _find(self) -> RunnerInfo | ArmCheck:
         """When there is something to check, and only once: it may have to be built."""
-        from targets.arm_check import find_arm_runner, not_checked
+        from targets.runners.arm_check import find_arm_runner, not_checked
 
         if self._left_out:
             return not_checked("left out with --no-arm-check")
@@ -113,7 +113,7 @@ def on_arm(arguments: argparse.Namespace, profile: Profile) -> ArmChecks | None:
 
     Raises ToolError where ``--runner`` names no runner for aarch64.
     """
-    from targets.arm_check import find_arm_runner
+    from targets.runners.arm_check import find_arm_runner
 
     if profile.arch != "aarch64":
         return None

@@ -58,8 +58,8 @@ def assets(arguments: argparse.Namespace) -> int:
     from edge.cli.host import need_checkout
 
     need_checkout("assets")
-    from targets.assets import weight_table, write_assets
-    from targets.assets_manifest import arithmetic_of
+    from targets.app.assets import weight_table, write_assets
+    from targets.app.manifest import arithmetic_of
     from targets.profile import load_profile
 
     profile = load_profile(arguments.target)

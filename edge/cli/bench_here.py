@@ -13,10 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from edge.artifact import load_artifact
-from edge.bench import BenchRun, bench, hold_cpu_mask, noise, read_image
 from edge.cli.device import _open
 from edge.errors import SpecError
 from edge.latency import NOT_COMPARED, LatencySettings, load_warnings
+from edge.runner import BenchRun, bench, hold_cpu_mask, noise, read_image
 from edge.session import (
     EngineSettings,
     Session,

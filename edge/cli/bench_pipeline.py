@@ -18,15 +18,15 @@ from edge.classes import find_labels
 from edge.codecs import KEYPOINT_CODECS, KEYPOINT_SHORTFALLS
 from edge.detector import Detector
 from edge.errors import DeviceError, SpecError
-from edge.inputs import tell
+from edge.media.inputs import tell
 from edge.pipeline import Pose
 from edge.pose import pose_feeds
 
 if TYPE_CHECKING:
-    from converters.judges import KeypointJudge
-    from targets.native_pipeline import NativePipeline
-    from targets.native_session import NativeSession
+    from converters.parity.judges import KeypointJudge
     from targets.result import ParityRecord
+    from targets.runners.native.pipeline import NativePipeline
+    from targets.runners.native.session import NativeSession
 
 __all__ = ["Sight", "compare_pipeline", "picture_of", "pictures"]
 
@@ -49,8 +49,8 @@ class Sight:
 
 def pictures(folder: Path | None, people: int) -> list[tuple[str, Image]]:
     """Pictures of a folder, or rendered scenes of so many people, by name."""
-    from calibration.images import PARITY_SEED, folder_images
-    from calibration.synthetic import scene
+    from calibration.data.images import PARITY_SEED, folder_images
+    from calibration.people.synthetic import scene
 
     if folder is not None:
         return [(one.name, one.image_bgr) for one in folder_images(folder, tell)[:_PICTURES]]
@@ -71,9 +71,9 @@ def compare_pipeline(
     In floats to 0.01 px (image pixels of boxes, input pixels of keypoints), in other arithmetic
     within what the networks' own gate allows for fp16. Raises DeviceError where a run fails.
     """
-    from converters.box_judge import BoxJudge, Found
-    from converters.judges import KeypointJudge
-    from converters.limits import LIMITS, Limits
+    from converters.parity.boxes import BoxJudge, Found
+    from converters.parity.judges import KeypointJudge
+    from converters.parity.limits import LIMITS, Limits
     from targets.result import ParityRecord
 
     assert pipeline.detector is not None

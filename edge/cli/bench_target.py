@@ -22,7 +22,7 @@ from edge.latency import LatencySettings
 
 if TYPE_CHECKING:
     from targets.bench import Candidate
-    from targets.device_state import DeviceInfo
+    from targets.devices.state import DeviceInfo
     from targets.profile import Profile
     from targets.result import RunResult
 
@@ -33,11 +33,11 @@ def bench_target(arguments: argparse.Namespace) -> int:
     """Time artifacts on a target."""
     host.need_checkout("bench")
     from targets.bench import Place, bench
-    from targets.device_state import check_device, read_device
-    from targets.prepared import PrepareOptions, check_idle
+    from targets.devices.preparation import PrepareOptions, check_idle
+    from targets.devices.state import check_device, read_device
     from targets.profile import load_profile
-    from targets.reached import open_target, password_prompt
-    from targets.report import text_report
+    from targets.report.tables import text_report
+    from targets.transports.opening import open_target, password_prompt
 
     profile = load_profile(str(arguments.profile or arguments.target))
     if arguments.lock_clocks and profile.kind != "jetson":

@@ -21,10 +21,10 @@ from edge.spec import Format
 if TYPE_CHECKING:
     from converters.job import FeedSource
     from targets.bench import Candidate, Place
-    from targets.device_session import DeviceSession, TimedRun
-    from targets.native import NativePrecision
     from targets.result import ArtifactRecord, ParityRecord
-    from targets.trtexec_session import TrtexecSession
+    from targets.runners.native.call import NativePrecision
+    from targets.runners.session import DeviceSession, TimedRun
+    from targets.runners.trtexec.session import TrtexecSession
 
     _Measure = Callable[[LatencySettings], TimedRun]
 
@@ -145,13 +145,13 @@ class BenchWork:
         return mask or None
 
     def _folder(self, artifact: Artifact) -> str:
-        from targets.placed import place_artifact
+        from targets.runners.placement import place_artifact
 
         return place_artifact(self.place.transport, artifact, on_progress=progress(artifact))
 
     def _native(self, artifact: Artifact) -> DeviceSession:
-        from targets.native_session import NativeSession, place_runner
-        from targets.runner_build import find_runner
+        from targets.runners.native.build import find_runner
+        from targets.runners.native.session import NativeSession, place_runner
 
         arch: Any = self.place.profile.arch
         runner = find_runner(arch, self.arguments.runner, say)
@@ -167,7 +167,7 @@ class BenchWork:
 
     def _precision(self, artifact: Artifact) -> NativePrecision:
         """What was asked for, else what the check on ARM found safe, else the profile's."""
-        from targets.arm_check import safe_arithmetic
+        from targets.runners.arm_check import safe_arithmetic
 
         asked: NativePrecision | None = self.arguments.inference_precision
         if asked:
@@ -183,9 +183,9 @@ class BenchWork:
         return precision
 
     def _python(self, artifact: Artifact) -> DeviceSession:
-        from targets.placed import place_with_engine
-        from targets.python_session import open_python
-        from targets.python_setup import python_for
+        from targets.runners.placement import place_with_engine
+        from targets.runners.python.session import open_python
+        from targets.runners.python.setup import python_for
 
         precision = self.arguments.inference_precision
         if precision == "fp16-storage":
@@ -212,7 +212,7 @@ class BenchWork:
         )
 
     def _trtexec(self, artifact: Artifact) -> TrtexecSession:
-        from targets.trtexec_session import open_trtexec
+        from targets.runners.trtexec.session import open_trtexec
 
         return open_trtexec(
             self.place.transport,
@@ -229,8 +229,8 @@ class BenchWork:
 
     def _pipeline(self, found: Sequence[_Found]) -> Candidate:
         from targets.bench import published_figure
-        from targets.native_session import NativeSession
         from targets.result import PipelineRecord
+        from targets.runners.native.session import NativeSession
 
         native = [one for one in found if isinstance(one.session, NativeSession)]
         poses = [one for one in native if one.artifact.spec.task == "pose"]
@@ -270,8 +270,8 @@ class BenchWork:
     def _whole_frames(self, pose: _Found, finder: _Found) -> tuple[_Measure, list[ParityRecord]]:
         """From a picture's pixels to keypoints, compared with the Python runtime first."""
         from edge.cli.bench_pipeline import compare_pipeline, picture_of, pictures
-        from targets.native_pipeline import NativePipeline
-        from targets.native_session import NativeSession
+        from targets.runners.native.pipeline import NativePipeline
+        from targets.runners.native.session import NativeSession
 
         assert isinstance(pose.session, NativeSession)
         assert isinstance(finder.session, NativeSession)
@@ -292,7 +292,7 @@ class BenchWork:
 
     def _networks_alone(self, pose: _Found, finder: _Found) -> tuple[_Measure, list[ParityRecord]]:
         """On prepared inputs."""
-        from targets.native_session import NativeSession, measure_pipeline
+        from targets.runners.native.session import NativeSession, measure_pipeline
 
         crops = [image.feeds for image in self.images.feeds(pose.artifact.spec)]
         people = [crops[number % len(crops)] for number in range(self.arguments.people)]

@@ -38,7 +38,7 @@ def bundle(arguments: argparse.Namespace) -> int:
     from edge.cli.host import need_checkout, parity_images
 
     need_checkout("bundle")
-    from converters.sdk_bundle import check_bundled, write_sdk_bundle
+    from converters.sdk.bundle import check_bundled, write_sdk_bundle
 
     out: Path = arguments.out
     artifacts = [

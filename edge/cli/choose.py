@@ -219,7 +219,7 @@ def bf16_check() -> Check | None:
 
     def check(artifact: Artifact, session: Session) -> str:
         try:
-            from converters.answers import judge_answers
+            from converters.parity.answers import judge_answers
 
             report = judge_answers(artifact, parity_images(None), session)
         except ImportError as error:

@@ -29,9 +29,9 @@ from edge.session import (
 )
 
 if TYPE_CHECKING:
-    from calibration.data_set import DataSet
-    from calibration.decoded_error import Answers
-    from targets.variant_report import VariantRow
+    from calibration.data.data_set import DataSet
+    from calibration.scores.decoded_error import Answers
+    from targets.report.variants import VariantRow
 
 __all__ = ["add_compare", "compare"]
 
@@ -78,7 +78,7 @@ def compare(arguments: argparse.Namespace) -> int:
 
     need_checkout("compare")
     from edge.files import write_bytes
-    from targets.variant_report import markdown_table, plot_svg, rows_json, text_table
+    from targets.report.variants import markdown_table, plot_svg, rows_json, text_table
 
     if arguments.threads < 1 or arguments.seconds <= 0:
         raise SpecError("--threads and --seconds must be positive")
@@ -137,10 +137,10 @@ def _rows(
     say: Callable[[str], None],
     engines: set[str],
 ) -> list[VariantRow]:
-    from calibration.accuracy import evaluate_session
-    from calibration.data_set import load_data
-    from calibration.decoded_error import decoded_answers, decoded_error
-    from targets.variant_report import VariantRow
+    from calibration.data.data_set import load_data
+    from calibration.scores.accuracy import evaluate_session
+    from calibration.scores.decoded_error import decoded_answers, decoded_error
+    from targets.report.variants import VariantRow
 
     reference = next((one for one in artifacts if str(one.variant) == "onnx-fp32"), None)
     if reference is None:

@@ -20,12 +20,12 @@ from edge.cli.bench_work import progress, say
 from edge.errors import ArtifactError, ParityError, SpecError
 
 if TYPE_CHECKING:
-    from targets.deploy import DeployOptions
-    from targets.deployed import Deployments, Version
-    from targets.device_state import DeviceInfo
+    from targets.deploy.deployment import DeployOptions
+    from targets.deploy.versions import Deployments, Version
+    from targets.devices.state import DeviceInfo
     from targets.profile import Profile
-    from targets.python_session import PythonSession
-    from targets.transport import Transport
+    from targets.runners.python.session import PythonSession
+    from targets.transports.transport import Transport
 
 __all__ = ["add_deploy", "deploy"]
 
@@ -85,9 +85,9 @@ def add_deploy(command: Callable[[str, Callable[[argparse.Namespace], int], str]
 def deploy(arguments: argparse.Namespace) -> int:
     """Deploy, go back to a version, or list them."""
     host.need_checkout("deploy")
-    from targets.deployed import open_deployments
+    from targets.deploy.versions import open_deployments
     from targets.profile import load_profile
-    from targets.reached import open_target, password_prompt
+    from targets.transports.opening import open_target, password_prompt
 
     if arguments.target is None and arguments.profile is None:
         raise SpecError("name the target: edge deploy --target raspberry-pi --host pi@ADDRESS")
@@ -107,7 +107,7 @@ def deploy(arguments: argparse.Namespace) -> int:
             print(_json(deployments) if arguments.json else _text(deployments))
             return 0
         if arguments.rollback is not None:
-            from targets.deploy import roll_back
+            from targets.deploy.deployment import roll_back
 
             version = roll_back(deployments, arguments.rollback or None, say)
         else:
@@ -128,9 +128,9 @@ def _deploy(
     deployments: Deployments,
     named: list[Artifact],
 ) -> Version:
-    from targets.deploy import check_board
-    from targets.deploy import deploy as deploy_version
-    from targets.device_state import check_device, read_device
+    from targets.deploy.deployment import check_board
+    from targets.deploy.deployment import deploy as deploy_version
+    from targets.devices.state import check_device, read_device
 
     info = read_device(transport)
     check_device(info, profile)
@@ -143,8 +143,8 @@ def _deploy(
 
 def _named(arguments: argparse.Namespace) -> list[Artifact]:
     """The artifacts of the command line, where they can be one version and be compared."""
-    from converters.answers import source_file
-    from targets.deploy import DeployOptions, check_artifacts
+    from converters.parity.answers import source_file
+    from targets.deploy.deployment import DeployOptions, check_artifacts
 
     artifacts = [load_artifact(path) for path in arguments.artifacts]
     _check_classes(arguments, artifacts)
@@ -190,9 +190,9 @@ def _made(arguments: argparse.Namespace, profile: Profile) -> list[Artifact]:
 def _settings(
     arguments: argparse.Namespace, profile: Profile, transport: Transport, info: DeviceInfo
 ) -> DeployOptions:
-    from targets.deploy import DeployOptions
-    from targets.placed import place_artifact
-    from targets.trtexec_session import open_trtexec
+    from targets.deploy.deployment import DeployOptions
+    from targets.runners.placement import place_artifact
+    from targets.runners.trtexec.session import open_trtexec
 
     def build(artifact: Artifact) -> str:
         """The engine in the bench's folder, where one of the same kit is found again."""

@@ -19,8 +19,8 @@ from edge.files import sweep
 from edge.printable import printable
 
 if TYPE_CHECKING:
-    from targets.nearby import Nearby
-    from targets.transport import Transport
+    from targets.devices.nearby import Nearby
+    from targets.transports.transport import Transport
 
 __all__ = ["add_devices", "clean", "clean_device", "devices"]
 
@@ -56,7 +56,7 @@ def devices(arguments: argparse.Namespace) -> int:
     from edge.cli.host import need_checkout
 
     need_checkout("devices")
-    from targets.nearby import find_devices
+    from targets.devices.nearby import find_devices
 
     if sys.stderr.isatty():
         print(f"asking, for {_TIMEOUT_S:g} s at most", end="\r", file=sys.stderr, flush=True)
@@ -76,7 +76,7 @@ def clean(arguments: argparse.Namespace) -> int:
 
     need_checkout("clean")
     from targets.profile import load_profile, read_profile
-    from targets.reached import open_target
+    from targets.transports.opening import open_target
 
     own: Path | None = arguments.profile
     profile = read_profile(own) if own else load_profile(arguments.target)
@@ -89,8 +89,8 @@ def clean(arguments: argparse.Namespace) -> int:
 
 def clean_device(transport: Transport) -> str:
     """Remove the working folder; what was done, as a sentence."""
-    from targets.prepared import put_back
-    from targets.transport import check, remove_work_dir
+    from targets.devices.preparation import put_back
+    from targets.transports.transport import check, remove_work_dir
 
     folder = transport.work_dir
     # What undoes an interrupted run lies in that folder.

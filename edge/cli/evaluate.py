@@ -17,8 +17,8 @@ from edge.session import Session
 from edge.texts import parse_json, read_text
 
 if TYPE_CHECKING:
-    from calibration.accuracy import Scores
-    from calibration.data_set import DataSet, GivenBoxes
+    from calibration.data.data_set import DataSet, GivenBoxes
+    from calibration.scores.accuracy import Scores
 
 __all__ = ["ProgressLine", "add_evaluate", "evaluate"]
 
@@ -111,7 +111,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _load(arguments: argparse.Namespace, session: Session) -> DataSet:
-    from calibration.data_set import load_data
+    from calibration.data.data_set import load_data
 
     if arguments.images and arguments.data.startswith("synthetic"):
         raise SpecError("--images goes with annotations; rendered pictures need none")
@@ -120,7 +120,7 @@ def _load(arguments: argparse.Namespace, session: Session) -> DataSet:
 
 
 def _scores(arguments: argparse.Namespace, session: Session, data: DataSet) -> Scores:
-    from calibration.accuracy import predict, score
+    from calibration.scores.accuracy import predict, score
     from edge.files import write_bytes
 
     about = {
@@ -146,7 +146,7 @@ def _scores(arguments: argparse.Namespace, session: Session, data: DataSet) -> S
 def _given_boxes(
     arguments: argparse.Namespace, session: Session, data: DataSet
 ) -> Mapping[int, GivenBoxes] | None:
-    from calibration.data_set import detected_boxes
+    from calibration.data.data_set import detected_boxes
 
     if arguments.boxes == "gt":
         return None

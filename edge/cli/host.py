@@ -21,13 +21,13 @@ from edge.cli import arm, quantisation
 from edge.cli.device import parity_lines
 from edge.detector import Detector, detector_feeds
 from edge.errors import CheckoutError, SpecError, StepError
-from edge.inputs import tell
+from edge.media.inputs import tell
 from edge.pose import pose_feeds
 from edge.session import EngineSettings, Session
 from edge.spec import QUANTISED, Variant
 
 if TYPE_CHECKING:
-    from calibration.images import FindBoxes
+    from calibration.data.images import FindBoxes
     from converters.chain import Row
     from converters.conversion import Asked
     from converters.convert import Made
@@ -70,7 +70,7 @@ def convert(arguments: argparse.Namespace) -> int:
 def make_artifacts(arguments: argparse.Namespace, profile: Profile, table: Table) -> list[Made]:
     """Convert what is not up to date; a failure is in the answer."""
     from converters.convert import convert_model
-    from converters.zoo import find_source
+    from converters.zoo.models import find_source
 
     # The demo pair; whoever names a pose model names the detector that suits it.
     model = arguments.model or DEFAULT_MODEL
@@ -211,7 +211,7 @@ def _say_next(made: Sequence[Made]) -> None:
 
 def parity_images(folder: Path | None) -> FeedSource:
     """The pictures of a folder, or rendered people; made when first asked for."""
-    from calibration.images import (
+    from calibration.data.images import (
         PARITY_SEED,
         folder_fingerprint,
         folder_images,
@@ -314,14 +314,14 @@ class Table:
 def open_onnx(text: str, settings: EngineSettings) -> Session:
     """A session of an untouched ONNX file or zoo model on ONNX Runtime."""
     need_checkout("run with an ONNX file")
-    from converters.zoo import find_source
+    from converters.zoo.models import find_source
 
     return _open_source(find_source(text), settings)
 
 
 def _open_source(source: Source, settings: EngineSettings) -> Session:
-    from converters.onnx_file import load_onnx
-    from converters.recognise import recognise
+    from converters.graph.file import load_onnx
+    from converters.graph.recognise import recognise
     from edge.engines.onnxruntime import OnnxRuntimeSession
 
     model = load_onnx(source.path)

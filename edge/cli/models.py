@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def zoo(arguments: argparse.Namespace) -> int:
     """List the zoo, show one of its models, or fetch some."""
     need_checkout("zoo")
-    from converters.zoo import find_entry, zoo_entries, zoo_fetch
-    from converters.zoo_table import zoo_details, zoo_json, zoo_table
+    from converters.zoo.models import find_entry, zoo_entries, zoo_fetch
+    from converters.zoo.table import zoo_details, zoo_json, zoo_table
 
     if arguments.counts:
         return _zoo_counts(arguments.json)
@@ -49,7 +49,7 @@ def _zoo_counts(as_json: bool) -> int:
     """Parameters and multiply-accumulates of the zoo's architectures beside the published ones."""
     from dataclasses import asdict
 
-    from converters.zoo import zoo_entries
+    from converters.zoo.models import zoo_entries
 
     _need_torch()
     from converters.architectures.counts import PublishedModel, count_rows, counts_table
@@ -79,7 +79,7 @@ def _zoo_counts(as_json: bool) -> int:
 def export(arguments: argparse.Namespace) -> int:
     """Write a checkpoint as a verified ONNX file that carries its spec."""
     need_checkout("export")
-    from converters.zoo import zoo_entries, zoo_fetch
+    from converters.zoo.models import zoo_entries, zoo_fetch
 
     _need_torch()
     from converters.architectures.official import export_backbone, export_checkpoint
@@ -124,7 +124,7 @@ def _need_torch() -> None:
 def synthetic(arguments: argparse.Namespace) -> int:
     """Render a data set with COCO annotations."""
     need_checkout("synthetic")
-    from calibration.synthetic import coco_annotations, crop_scene, scene
+    from calibration.people.synthetic import coco_annotations, crop_scene, scene
     from edge.files import write_bytes
     from edge.picture import write_image
 
@@ -158,8 +158,8 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def _train_pose(arguments: argparse.Namespace, settings: TrainingSettings) -> str:
-    from calibration.augment import RecentScenes, SyntheticCrops
-    from calibration.synthetic import crop_scene
+    from calibration.people.synthetic import crop_scene
+    from calibration.samples.crops import RecentScenes, SyntheticCrops
     from converters.architectures.export import store_fp16_weights
     from converters.architectures.official import export_checkpoint
     from converters.architectures.rtmpose import RTMPose
@@ -183,10 +183,10 @@ def _train_pose(arguments: argparse.Namespace, settings: TrainingSettings) -> st
 
 
 def _train_detector(arguments: argparse.Namespace, settings: TrainingSettings) -> str:
-    from calibration.accuracy import box_scores
-    from calibration.augment import RecentScenes
-    from calibration.pictures import LetterboxedScenes, varied_scene
-    from calibration.synthetic import scene
+    from calibration.people.synthetic import scene
+    from calibration.samples.crops import RecentScenes
+    from calibration.samples.scenes import LetterboxedScenes, varied_scene
+    from calibration.scores.accuracy import box_scores
     from converters.architectures.export import store_fp16_weights
     from converters.architectures.official import export_checkpoint
     from converters.architectures.rtmdet import RTMDet

@@ -16,10 +16,10 @@ from edge.texts import read_json
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from calibration.accuracy import Scores
-    from calibration.images import FindBoxes
-    from converters.gate import AccuracyCheck
+    from calibration.data.images import FindBoxes
+    from calibration.scores.accuracy import Scores
     from converters.job import Calibration
+    from converters.parity.accuracy import AccuracyCheck
     from converters.source import Source
 
 __all__ = [
@@ -67,7 +67,7 @@ def calibration(
     arguments: argparse.Namespace, say: Say, find_boxes: Callable[[], FindBoxes | None]
 ) -> Calibration:
     """What ``--calib`` names; ``find_boxes`` is asked for where plain pictures need boxes."""
-    from calibration.images import calibration_set, folder_fingerprint
+    from calibration.data.images import calibration_set, folder_fingerprint
     from converters.job import Calibration
 
     source = str(arguments.calib)
@@ -92,9 +92,9 @@ def calibration(
 
 def accuracy_check(arguments: argparse.Namespace, say: Say) -> AccuracyCheck:
     """The accuracy that quantised variants are held to."""
-    from calibration.accuracy import evaluate_session
-    from calibration.data_set import DataSet, load_data
-    from converters.gate import AccuracyCheck
+    from calibration.data.data_set import DataSet, load_data
+    from calibration.scores.accuracy import evaluate_session
+    from converters.parity.accuracy import AccuracyCheck
 
     source = str(arguments.eval_data)
     sets: dict[tuple[str, str | None], DataSet] = {}
@@ -147,7 +147,7 @@ def default_report(out_dir: Path, model: str, variant: Variant) -> Path:
 
 
 def _of_source(path: Path, source: Source) -> bool:
-    from converters.onnx_data import source_digest
+    from converters.graph.data_files import source_digest
 
     try:
         data = read_json(path)

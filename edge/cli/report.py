@@ -71,14 +71,14 @@ def report(arguments: argparse.Namespace) -> int:
             raise SpecError(f"{path}: its folder does not exist")
     if arguments.compare:
         return _compare(arguments)
-    from targets.report import markdown, report_json, text_report
+    from targets.report.tables import markdown, report_json, text_report
     from targets.result import read_runs
 
     if not arguments.runs:
         raise SpecError("name the runs: edge report build/results, or --compare OLD NEW")
     runs = read_runs(arguments.runs)
     if arguments.html:
-        from targets.report_html import html_page
+        from targets.report.page import html_page
 
         page = html_page(runs, made=datetime.now(timezone.utc), title=arguments.title)
         _write(arguments.html, page)
@@ -89,8 +89,8 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from targets.report import comparison_json, comparison_markdown, comparison_text
-    from targets.report_compare import compare_runs
+    from targets.report.compare import compare_runs
+    from targets.report.tables import comparison_json, comparison_markdown, comparison_text
     from targets.result import read_runs
 
     if arguments.runs or arguments.html:

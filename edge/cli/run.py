@@ -25,9 +25,10 @@ from edge.cli.run_results import JsonFile, Progress, coco_result, interruptible,
 from edge.cli.run_watch import WatchedTracker
 from edge.digits import parse_digits
 from edge.errors import ImageError, SpecError
-from edge.frames import Source, VideoReader, check_video, find_sources
-from edge.inputs import tell
 from edge.keypoints import KeypointSet
+from edge.media.frames import Source, VideoReader, check_video, find_sources
+from edge.media.inputs import tell
+from edge.media.video import VideoFile, Window
 from edge.picture import (
     draw_poses,
     first_taken,
@@ -38,7 +39,6 @@ from edge.picture import (
 )
 from edge.pipeline import Pose
 from edge.session import Session
-from edge.video import VideoFile, Window
 
 __all__ = ["add_run", "run"]
 

@@ -10,12 +10,12 @@ from edge.cli.run_notes import CountedPeople
 from edge.cli.run_watch import WatchedTracker
 from edge.detector import Detector
 from edge.errors import SpecError
-from edge.frames import Source
+from edge.media.frames import Source
 from edge.onestage import OneStage
 from edge.pipeline import Pipeline
 from edge.pose import PoseEstimator
 from edge.session import Session
-from edge.tracker import TrackerParams
+from edge.tracking.tracker import TrackerParams
 
 __all__ = ["check_following", "people_finder"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge.tracker import PoseTracker, TrackedPose
+from edge.tracking.tracker import PoseTracker, TrackedPose
 
 __all__ = ["WatchedTracker"]
 

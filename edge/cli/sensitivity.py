@@ -23,7 +23,7 @@ from edge.texts import read_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from calibration.sensitivity import Measured, Proposal, RankedPart
+    from calibration.scores.sensitivity import Measured, Proposal, RankedPart
     from converters.conversion import ModelInWork, Route
 
 __all__ = ["add_sensitivity", "sensitivity"]
@@ -79,12 +79,12 @@ def sensitivity(arguments: argparse.Namespace) -> int:
     from edge.cli.host import need_checkout
 
     need_checkout("sensitivity")
-    from calibration.sensitivity import propose, rank_parts
+    from calibration.scores.sensitivity import propose, rank_parts
     from converters.conversion import Asked, ModelInWork
     from converters.convert import CONVERTERS, check_tools
+    from converters.graph.data_files import source_digest
     from converters.job import FeedSource
-    from converters.onnx_data import source_digest
-    from converters.zoo import find_source
+    from converters.zoo.models import find_source
 
     source = find_source(arguments.model)
     variant = Variant(arguments.format, arguments.precision)
@@ -145,8 +145,8 @@ class _Search:
         arguments: argparse.Namespace,
         out: Path,
     ) -> None:
-        from calibration.decoded_error import decoded_answers
-        from calibration.sensitivity import known_from_json
+        from calibration.scores.decoded_error import decoded_answers
+        from calibration.scores.sensitivity import known_from_json
         from converters.convert import tool_versions
         from edge.engines.onnxruntime import OnnxRuntimeSession
 
@@ -185,7 +185,7 @@ class _Search:
 
     def error(self, floats: frozenset[str]) -> float:
         """Decoded error with these parts float."""
-        from calibration.decoded_error import decoded_error
+        from calibration.scores.decoded_error import decoded_error
 
         with self._open(floats) as session:
             found = decoded_error(self.reference, session, self.feeds)
@@ -213,7 +213,7 @@ class _Search:
 
     def keep(self, **more: Any) -> dict[str, Any]:
         """Write what was measured so far."""
-        from calibration.sensitivity import known_to_json
+        from calibration.scores.sensitivity import known_to_json
         from edge.files import write_bytes
 
         report = {

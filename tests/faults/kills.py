@@ -128,8 +128,8 @@ def kill_run(folder: Path, times: int, seed: int = 0) -> str:
 
 def kill_deploy(folder: Path, times: int, seed: int = 0) -> str:
     """Deployments killed: what is current is a whole version that answers."""
-    from tests.deploy_board import compare, deploy_board, ready_python
-    from tests.python_runners import tiny_artifact
+    from tests.stand_ins.deploy_board import compare, deploy_board, ready_python
+    from tests.stand_ins.python_runners import tiny_artifact
 
     rng = random.Random(seed)
     artifact = tiny_artifact(folder / "tiny")

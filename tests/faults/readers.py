@@ -47,7 +47,7 @@ class Kind:
 
 def _artifact_seeds(folder: Path) -> list[bytes]:
     from edge.artifact import MANIFEST
-    from tests.python_runners import tiny_artifact
+    from tests.stand_ins.python_runners import tiny_artifact
 
     tiny_artifact(folder / "artifact")
     plain = json.loads((folder / "artifact" / MANIFEST).read_text())
@@ -113,15 +113,15 @@ def _no_constant(word: str) -> float:
 
 
 def _spec_seeds(folder: Path) -> list[bytes]:
-    from tests.python_runners import SPEC
-    from tests.sdk_artifacts import detector_spec
+    from tests.stand_ins.python_runners import SPEC
+    from tests.stand_ins.sdk_artifacts import detector_spec
 
     del folder
     return [json.dumps(spec.to_json()).encode() for spec in (SPEC, detector_spec())]
 
 
 def _read_spec(data: bytes, folder: Path, suffix: str = "json") -> None:
-    from converters.zoo import read_spec_file
+    from converters.zoo.models import read_spec_file
     from edge.spec import ModelSpec
 
     path = folder / f"spec.{suffix}"
@@ -183,7 +183,7 @@ class _HostKey:
 
 
 def _read_known_hosts(data: bytes, folder: Path) -> None:
-    from targets.ssh_login import _check_host_key, read_login
+    from targets.transports.ssh_login import _check_host_key, read_login
 
     path, config = folder / "known_hosts", folder / "config"
     path.write_bytes(data)
@@ -204,8 +204,8 @@ def _config_seeds(folder: Path) -> list[bytes]:
 
 
 def _read_config(data: bytes, folder: Path) -> None:
-    from targets.nearby import configured_hosts
-    from targets.ssh_login import read_login
+    from targets.devices.nearby import configured_hosts
+    from targets.transports.ssh_login import read_login
 
     config = folder / "config"
     config.write_bytes(data)
@@ -224,16 +224,16 @@ class _Device:
         self.answer = answer
 
     def run(self, argv: Any, **_: Any) -> Any:
-        from targets.transport import Done
+        from targets.transports.transport import Done
 
         return Done(tuple(argv), 0, self.answer, b"")
 
 
 def _device_seeds(folder: Path) -> list[bytes]:
     """What devices of all kinds print when their whole state is asked."""
-    from targets import device_state
-    from targets.readings import HEAD
-    from tests import state_stand_ins
+    from targets.devices import state as device_state
+    from targets.devices.readings import HEAD
+    from tests.stand_ins import state_stand_ins
 
     scripts = [device_state._DEVICE_SCRIPT]
     for whole, point, _ in device_state._PLATFORMS.values():
@@ -248,7 +248,7 @@ def _device_seeds(folder: Path) -> list[bytes]:
 
 
 def _read_device(data: bytes, folder: Path) -> None:
-    from targets.device_state import _PLATFORMS, read_device, read_point, read_state
+    from targets.devices.state import _PLATFORMS, read_device, read_point, read_state
     from targets.result import DeviceRecord, StateRecord, StateSample
     from targets.result_json import plain_values, read_record
 
@@ -273,7 +273,7 @@ def _adb_seeds(folder: Path) -> list[bytes]:
 
 
 def _read_adb(data: bytes, folder: Path) -> None:
-    from targets.adb_server import parse_device
+    from targets.transports.adb_server import parse_device
 
     del folder
     for line in data.decode("utf-8", "surrogateescape").split("\n"):
@@ -284,7 +284,7 @@ def _read_adb(data: bytes, folder: Path) -> None:
 
 def _runner_seeds(folder: Path) -> list[bytes]:
     """The lines of both runners and the files of trtexec."""
-    from tests.runner_output import LINE
+    from tests.stand_ins.runner_output import LINE
 
     del folder
     python = {
@@ -314,8 +314,8 @@ def _runner_seeds(folder: Path) -> list[bytes]:
 def _read_runner(data: bytes, folder: Path) -> None:
     """Whoever it is for takes it; all others refuse it."""
     from edge.engines.trtexec_output import read_export_output, read_export_times
-    from targets.native import parse_runner_line
-    from targets.python_runner import parse_python_line
+    from targets.runners.native.call import parse_runner_line
+    from targets.runners.python.call import parse_python_line
 
     text = data.decode("utf-8", "replace")
     path = folder / "times.json"
@@ -337,7 +337,7 @@ def _read_runner(data: bytes, folder: Path) -> None:
 
 
 def _runs_seeds(folder: Path) -> list[bytes]:
-    from tests.synthetic_runs import jetson_run, phone_run, pipeline_run, python_run
+    from tests.stand_ins.synthetic_runs import jetson_run, phone_run, pipeline_run, python_run
 
     runs = (phone_run(count=40), jetson_run(), python_run(), pipeline_run())
     return [_written(run, folder) for run in runs]
@@ -357,8 +357,8 @@ def _written(run: Any, folder: Path) -> bytes:
 def _read_runs(data: bytes, folder: Path) -> None:
     from datetime import UTC, datetime
 
-    from targets.report import markdown, text_report
-    from targets.report_html import html_page
+    from targets.report.page import html_page
+    from targets.report.tables import markdown, text_report
     from targets.result import read_runs
 
     path = folder / "run.json"
@@ -373,14 +373,14 @@ def _read_runs(data: bytes, folder: Path) -> None:
 
 
 def _sdk_seeds(folder: Path) -> list[bytes]:
-    from tests.sdk_bundles import simcc_files
+    from tests.stand_ins.sdk_bundles import simcc_files
 
     del folder
     return [json.dumps(simcc_files([48, 64])).encode()]
 
 
 def _read_sdk(data: bytes, folder: Path) -> None:
-    from converters.sdk_archive import read_sdk
+    from converters.sdk.archive import read_sdk
 
     try:
         files = json.loads(data)
@@ -401,7 +401,7 @@ def _read_sdk(data: bytes, folder: Path) -> None:
 
 
 def _onnx_seeds(folder: Path) -> list[bytes]:
-    from tests.sdk_artifacts import detector_model, detector_spec
+    from tests.stand_ins.sdk_artifacts import detector_model, detector_spec
 
     del folder
     models = [
@@ -418,8 +418,8 @@ def _read_onnx(data: bytes, folder: Path) -> None:
     import onnx
     import onnxruntime
 
-    from converters.prepare import prepare
-    from tests.sdk_artifacts import detector_spec
+    from converters.graph.prepare import prepare
+    from tests.stand_ins.sdk_artifacts import detector_spec
 
     path = folder / "model.onnx"
     path.write_bytes(data)

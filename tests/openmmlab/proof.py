@@ -43,7 +43,7 @@ from tests.openmmlab.same import (  # noqa: E402
     same_raw_outputs,
     same_tensor,
 )
-from tests.specs import heatmap_spec, pose_spec  # noqa: E402
+from tests.stand_ins.specs import heatmap_spec, pose_spec  # noqa: E402
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -67,7 +67,7 @@ def pictures(folder: Path) -> list[dict[str, Any]]:
             for image in sorted(data["images"], key=lambda image: -len(boxes[image["id"]]))
         ]
     print("pictures: ../shared is absent, people are rendered", file=sys.stderr)
-    from calibration.synthetic import coco_annotations, scene
+    from calibration.people.synthetic import coco_annotations, scene
 
     scenes = [scene(11, index) for index in range(3)]
     data = coco_annotations(scenes)
@@ -131,7 +131,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) 
             network = build(
                 Description("rtmpose", "t", 17) if is_pose else Description("rtmdet", "nano")
             )
-            file = ROOT / f"converters/weights/{case.demo}.onnx"
+            file = ROOT / f"converters/zoo/weights/{case.demo}.onnx"
             torch.save(demo_state(file, network), out / f"{case.demo}.pth")
     (out / "pictures.json").write_text(json.dumps(pictures(out)))
     for detectors in (False, True):

@@ -1,0 +1,1 @@
+"""What networks are trained and calibrated on: crops and scenes."""

@@ -1,0 +1,1 @@
+"""How good answers are: AP, PCK, OKS, and the search for float parts."""

@@ -1,0 +1,1 @@
+"""One converter or quantiser a format."""

@@ -1,0 +1,1 @@
+"""ONNX in, prepared ONNX out."""

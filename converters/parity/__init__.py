@@ -1,0 +1,1 @@
+"""Were the answers kept: limits, comparisons and the accuracy gate."""

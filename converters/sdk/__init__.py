@@ -1,0 +1,1 @@
+"""MMDeploy's SDK folders: read into a spec, and written."""

@@ -1,0 +1,1 @@
+"""Pictures and videos: what comes in, told by its bytes, and what is written."""

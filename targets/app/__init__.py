@@ -1,0 +1,1 @@
+"""What an app ships: header, manifest, archive."""

@@ -1,0 +1,1 @@
+"""Versions on a board, and the service that runs there."""

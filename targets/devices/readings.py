@@ -1,0 +1,238 @@
+"""What a device says of itself, as values, and how one shell script asks many questions at once.
+
+A script is `HEAD`, then a line ``ask NAME COMMAND...`` a question; `answers` takes its output
+apart. It needs a POSIX shell and no program but those that it asks: dash, busybox, Android's mksh.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from edge.digits import parse_digits
+from edge.errors import DeviceError
+from targets.profile import Kind
+from targets.result import BatteryRecord, DeviceRecord, StateRecord, StateSample
+from targets.transports.transport import Transport
+
+__all__ = [
+    "HEAD",
+    "NO_ANSWER",
+    "Answer",
+    "DeviceInfo",
+    "DeviceState",
+    "Readings",
+    "StatePoint",
+    "answers",
+    "file_values",
+    "plausible_c",
+    "run_script",
+]
+
+# `values` prints "path value" of each file that there is, "path !" where it cannot be read. Only
+# builtins: a process a file would take seconds on a phone.
+HEAD = r"""
+ask() { echo; echo "@@ $1"; shift; "$@" 2>&1; r=$?; echo; echo "@= $r"; }
+values() {
+  for f in "$@"; do
+    if [ -e "$f" ]; then
+      v=; { read -r v < "$f"; } 2>/dev/null
+      echo "$f ${v:-!}"
+    fi
+  done
+}
+"""
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """What a device is.
+
+    ``arch`` is the kernel's (``uname -m``) and ``userland_bits`` that of its programs, 32 on a
+    64-bit kernel at times; ``max_clocks_khz`` are the hardware's; ``api_level`` is Android's.
+    ``emulated``: another machine plays it, and its timings are no latencies.
+    """
+
+    name: str
+    kind: Kind
+    model: str | None
+    soc: str | None
+    os: str | None
+    arch: str | None
+    cores: int | None
+    max_clocks_khz: Mapping[str, int] = field(default_factory=dict)
+    userland_bits: int | None = None
+    api_level: int | None = None
+    emulated: bool = False
+
+    def record(self) -> DeviceRecord:
+        """As a run's file has it."""
+        return DeviceRecord(self.name, self.model, self.soc, self.os, self.arch, self.cores)
+
+
+@dataclass(frozen=True)
+class DeviceState:
+    """The state of a device at one moment; what could not be read is None or empty.
+
+    ``max_clocks_khz`` are the limits that hold now, which heat lowers on many devices.
+    ``throttle_counts`` are counters of throttling events. ``unreadable`` says what is missing.
+    """
+
+    governors: Mapping[str, str] = field(default_factory=dict)
+    clocks_khz: Mapping[str, int] = field(default_factory=dict)
+    max_clocks_khz: Mapping[str, int] = field(default_factory=dict)
+    thermal_status: int | None = None
+    temperatures_c: Mapping[str, float] = field(default_factory=dict)
+    throttle_bits: int | None = None
+    throttle_counts: Mapping[str, int] = field(default_factory=dict)
+    battery: BatteryRecord | None = None
+    power_mode: str | None = None
+    power_mw: float | None = None
+    load_1m: float | None = None
+    unreadable: tuple[str, ...] = ()
+
+    def record(self) -> StateRecord:
+        """As a run's file has it."""
+        return StateRecord(
+            governors=self.governors,
+            clocks_khz=self.clocks_khz,
+            max_clocks_khz=self.max_clocks_khz,
+            thermal_status=self.thermal_status,
+            temperatures_c=self.temperatures_c,
+            throttle_bits=self.throttle_bits,
+            throttle_counts=self.throttle_counts,
+            battery=self.battery,
+            power_mode=self.power_mode,
+            power_mw=self.power_mw,
+            load_1m=self.load_1m,
+            unreadable=self.unreadable,
+        )
+
+
+@dataclass(frozen=True)
+class StatePoint:
+    """State while a run was under way, ``t_s`` after the start of its first timed inference."""
+
+    t_s: float
+    temperatures_c: Mapping[str, float] = field(default_factory=dict)
+    clocks_khz: Mapping[str, int] = field(default_factory=dict)
+    power_mw: float | None = None
+    thermal_status: int | None = None
+    throttle_bits: int | None = None
+
+    def record(self) -> StateSample:
+        """As a run's file has it."""
+        return StateSample(
+            self.t_s,
+            self.temperatures_c,
+            self.clocks_khz,
+            self.power_mw,
+            self.thermal_status,
+            self.throttle_bits,
+        )
+
+    def shifted(self, seconds: float) -> StatePoint:
+        """The same, ``seconds`` later."""
+        return replace(self, t_s=self.t_s + seconds)
+
+
+@dataclass
+class Readings:
+    """A DeviceState in the making."""
+
+    governors: dict[str, str] = field(default_factory=dict)
+    clocks_khz: dict[str, int] = field(default_factory=dict)
+    max_clocks_khz: dict[str, int] = field(default_factory=dict)
+    thermal_status: int | None = None
+    temperatures_c: dict[str, float] = field(default_factory=dict)
+    throttle_bits: int | None = None
+    throttle_counts: dict[str, int] = field(default_factory=dict)
+    battery: BatteryRecord | None = None
+    power_mode: str | None = None
+    power_mw: float | None = None
+    load_1m: float | None = None
+    unreadable: list[str] = field(default_factory=list)
+
+    def miss(self, what: str, answer: Answer) -> None:
+        """Note that ``what`` could not be read, and what the device said instead."""
+        said = next((line for line in answer.text.splitlines() if line.strip()), "")
+        why = said.strip()[:120] or ("no answer" if answer.status else "an empty answer")
+        self.unreadable.append(f"{what}: {why}")
+
+    def state(self) -> DeviceState:
+        """The finished value."""
+        return DeviceState(
+            **{name: value for name, value in vars(self).items() if name != "unreadable"},
+            unreadable=tuple(dict.fromkeys(self.unreadable)),
+        )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a question's command printed, both streams, and its exit status."""
+
+    text: str
+    status: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether the command ran and succeeded."""
+        return self.status == 0
+
+
+NO_ANSWER = Answer("", 127)
+
+
+def run_script(transport: Transport, script: str, timeout_s: float = 30.0) -> dict[str, Answer]:
+    """Ask the questions of ``script`` in one call: name -> answer.
+
+    Raises DeviceError where the device has no working shell; a question that fails is no error.
+    """
+    done = transport.run(["sh", "-c", HEAD + script], timeout_s=timeout_s)
+    found = answers(done.stdout.decode("utf-8", "replace"))
+    if not found:
+        said = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines()
+        raise DeviceError(
+            f"{transport.name}: its shell answers nothing that can be read (exit status "
+            f"{done.returncode}{': ' + said[-1][:200] if said else ''})"
+        )
+    return found
+
+
+def answers(output: str) -> dict[str, Answer]:
+    """The answers in what a script printed; one that breaks off has no exit status of 0."""
+    found: dict[str, Answer] = {}
+    name: str | None = None
+    lines: list[str] = []
+    # Old Android ends lines with \r\n.
+    for line in output.replace("\r\n", "\n").split("\n"):
+        if line.startswith("@@ "):
+            if name is not None:
+                found[name] = Answer("\n".join(lines).strip("\n"), 1)
+            name, lines = line[3:].strip(), []
+        elif line.startswith("@= ") and name is not None:
+            status = line[3:].strip()
+            code = parse_digits(status)
+            found[name] = Answer("\n".join(lines).strip("\n"), 1 if code is None else code)
+            name = None
+        else:
+            lines.append(line)
+    if name is not None:
+        found[name] = Answer("\n".join(lines).strip("\n"), 1)
+    return found
+
+
+def file_values(answer: Answer) -> dict[str, str | None]:
+    """Path -> first line of the file, None where it cannot be read: an answer of ``values``."""
+    found: dict[str, str | None] = {}
+    for line in answer.text.splitlines():
+        path, _, value = line.strip().partition(" ")
+        if path.startswith("/"):
+            found[path] = None if value.strip() in ("", "!") else value.strip()
+    return found
+
+
+def plausible_c(value: float) -> bool:
+    """Whether a sensor's reading is one: absent ones say -273, -256, -99.9, 0 or NaN."""
+    return math.isfinite(value) and -40 < value < 150 and value != 0

@@ -1,0 +1,1 @@
+"""An artifact on a device, by one of three runners."""

@@ -1,0 +1,1 @@
+"""The runner in C++: source, build and call."""

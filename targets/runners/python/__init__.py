@@ -1,0 +1,1 @@
+"""The runner in Python: what a device needs for it, and the call."""

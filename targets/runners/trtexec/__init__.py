@@ -1,0 +1,1 @@
+"""TensorRT's own program as a runner."""

@@ -1,0 +1,1 @@
+"""Run, push and pull over adb, ssh or here, with a deadline on everything."""
