@@ -224,7 +224,7 @@ def test_a_file_that_is_no_onnx(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="not an ONNX file"):
         prepare(path, "no")
     path.write_bytes(b"")
-    with pytest.raises(ModelFileError, match="no graph"):
+    with pytest.raises(ModelFileError, match="an empty file"):
         prepare(path, "no")
     with pytest.raises(ModelFileError, match="no such file"):
         prepare(tmp_path / "absent.onnx", "no")

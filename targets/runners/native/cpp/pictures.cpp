@@ -1,6 +1,6 @@
 // Pictures, from pixels to people, through the header that apps use.
 #define EDGEPOSE_NCNN
-#include "../android/edgepose.hpp"
+#include "../../../app/android/edgepose.hpp"
 
 #include <math.h>
 #include <stdio.h>
