@@ -130,7 +130,7 @@ def server(
     seen = {
         "python": Path(sys.base_prefix),
         "packages": Path(sysconfig.get_path("platlib")),
-        "tests": ROOT / "tests",
+        "tests": ROOT / "tests/stand_ins",
     }
     with (
         ssh_server(folder / "server", userland=Path("/"), files=ORIN, folders=seen) as server,
