@@ -1,10 +1,9 @@
 """Host room: an ONNX file or checkpoint becomes verified artifacts.
 
-Reading order: ``onnx_file`` (what may come in), ``recognise`` (what kind of model it is),
-``prepare`` (ONNX -> ONNX), ``onnx`` and ``ncnn`` (one function a format), ``judges`` and ``parity``
-(were the answers kept), ``chain`` (steps, nothing half-written), ``convert`` (all of it, cached),
-``zoo`` (named models). Apart from these, ``architectures``, ``simcc_loss`` and ``training`` need
-PyTorch.
+Reading order: ``graph`` (what may come in, what kind of model it is, ONNX -> ONNX), ``formats``
+(one converter or quantiser a format), ``parity`` (were the answers kept), ``chain`` (steps, nothing
+half-written), ``convert`` (all of it, cached), ``zoo`` (named models), ``sdk`` (folders of mmdeploy).
+Apart from these, ``architectures`` and ``training`` need PyTorch.
 """
 
 from pathlib import Path

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from converters.formats.half_weights import scale_for_half
 from converters.graph.bounds import refuse_giants
 from converters.graph.detector_heads import DetectorHeads
 from converters.graph.file import Graph, load_onnx
 from converters.graph.focus import fold_focus
+from converters.graph.half_weights import scale_for_half
 from converters.graph.labels import gives_several_labels
 from converters.graph.operators import refuse_quantised
 from converters.graph.opset import to_proven_opset

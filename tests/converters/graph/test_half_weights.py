@@ -15,9 +15,9 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from converters.conversion import Asked  # noqa: E402
 from converters.convert import convert_model  # noqa: E402
-from converters.formats.half_weights import lost_share, scale_for_half  # noqa: E402
 from converters.formats.ncnn_weights import layer_weights  # noqa: E402
 from converters.graph import prepare as prepare_module  # noqa: E402
+from converters.graph.half_weights import lost_share, scale_for_half  # noqa: E402
 from converters.job import FeedSource, NamedFeeds  # noqa: E402
 from converters.source import Source  # noqa: E402
 from edge.artifact import load_artifact  # noqa: E402
