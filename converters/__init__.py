@@ -2,7 +2,7 @@
 
 Reading order: ``graph`` (what may come in, what kind of model it is, ONNX -> ONNX), ``formats``
 (one converter or quantiser a format), ``parity`` (were the answers kept), ``chain`` (steps, nothing
-half-written), ``convert`` (all of it, cached), ``zoo`` (named models), ``sdk`` (folders of mmdeploy).
+half-written), ``convert`` (all of it, cached), ``zoo`` (named models), ``sdk`` (mmdeploy).
 Apart from these, ``architectures`` and ``training`` need PyTorch.
 """
 
