@@ -30,6 +30,7 @@ from targets.transports.ssh_login import PASSWORD_VARIABLE
 from targets.transports.transport import Done
 from tests.conftest import ROOT, heed_interrupts
 from tests.stand_ins.bench_phone import Outcome, wait_until
+from tests.stand_ins.built_runner import skip_or_raise
 from tests.stand_ins.ssh_server import SshServer, opened
 
 __all__ = [
@@ -232,7 +233,7 @@ def native_runner(arch: Arch, *, build: bool) -> Path:
         try:
             return runner_build.find_runner(arch).path
         except ToolError as error:
-            pytest.skip(str(error))
+            skip_or_raise(error)
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ from targets.runners.native.build import find_runner
 from tests.conftest import ROOT, heed_interrupts, tiny_simcc_model
 from tests.stand_ins import adb_userland
 from tests.stand_ins.adb_device import NEW_ANDROID, StandInPhone, adb, connected, own_adb_server
+from tests.stand_ins.built_runner import skip_or_raise
 
 WORK = "data/local/tmp/edgepose"
 STAY_ON = "stay_on_while_plugged_in"
@@ -242,7 +243,7 @@ def open_studio(make_folder: Callable[[str], Path]) -> Iterator[Studio]:
     try:
         find_runner("aarch64")
     except ToolError as error:
-        pytest.skip(str(error))
+        skip_or_raise(error)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGEPOSE_CACHE", str(cache_folder()))
         patch.setenv("OMP_NUM_THREADS", "1")

@@ -9,6 +9,7 @@ from targets.runners.native.build import find_runner
 from targets.runners.native.check import emulator_argv
 from targets.runners.native.toolchain import Arch, host_arch
 from targets.transports.transport import Done
+from tests.stand_ins.built_runner import skip_or_raise
 
 __all__ = ["arm", "launcher", "refused", "x86"]
 
@@ -18,7 +19,7 @@ def launcher(arch: Arch) -> list[str]:
     try:
         runner = find_runner(arch)
     except ToolError as error:
-        pytest.skip(str(error))
+        skip_or_raise(error)
     emulator: list[str] | None = []
     if arch != host_arch():
         emulator = emulator_argv()

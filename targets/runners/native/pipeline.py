@@ -1,7 +1,7 @@
 """Detector and pose model behind each other on a device, all of it in the native runner.
 
 Pictures go in and people come out; everything around the networks is ``edgepose.hpp``'s, as in an
-app. ``native_session`` has the networks alone.
+app. ``session`` beside it has the networks alone.
 """
 
 from __future__ import annotations

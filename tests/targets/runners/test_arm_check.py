@@ -32,7 +32,7 @@ from targets.runners.native.check import RunnerInfo, emulator_argv
 from targets.runners.native.progress import BuildSkippedError
 from targets.runners.native.session import NativeSession
 from tests.conftest import tiny_simcc_model
-from tests.stand_ins.built_runner import built_runner
+from tests.stand_ins.built_runner import built_runner, skip_or_raise
 from tests.stand_ins.made_artifacts import make_artifact
 from tests.stand_ins.native_networks import ncnn_files, noise, wheel_answers
 from tests.stand_ins.runner_output import LINE
@@ -407,7 +407,7 @@ def test_overflow_is_caught_by_the_runner_that_belongs_to_this_version(tmp_path:
     try:
         runner = find_runner("aarch64")
     except ToolError as error:
-        pytest.skip(str(error))
+        skip_or_raise(error)
     if emulator_argv() is None:
         pytest.skip("QEMU is not installed")
     overflow_is_caught(tmp_path, "huge", runner.path)
