@@ -35,7 +35,11 @@ __all__ = [
     "SpecError",
     "StepError",
     "ToolError",
+    "first_line",
+    "last_line",
 ]
+
+_MOST = 300
 
 
 class EdgeError(Exception):
@@ -96,3 +100,24 @@ class DeviceError(EdgeError):
 
 class CheckoutError(EdgeError):
     """A host-only command was called where only the wheel is installed."""
+
+
+def first_line(said: BaseException | str | bytes) -> str:
+    """The first line with words in it, of an error, a text or a program's output in UTF-8.
+
+    At most 300 characters. Without one: the class of an error, and an empty text of the rest.
+    """
+    return next(iter(_lines(said)), "")
+
+
+def last_line(said: BaseException | str | bytes) -> str:
+    """The last line with words in it; otherwise as `first_line`."""
+    return (_lines(said) or [""])[-1]
+
+
+def _lines(said: BaseException | str | bytes) -> list[str]:
+    text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines and isinstance(said, BaseException):
+        return [type(said).__name__]
+    return [line if len(line) <= _MOST else f"{line[: _MOST - 3]}..." for line in lines]

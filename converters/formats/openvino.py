@@ -9,8 +9,8 @@ from typing import Any
 from converters.formats.openvino_ir import save_ir
 from converters.graph.parts import node_name
 from converters.job import Job
-from edge.engines.openvino import import_openvino, last_line
-from edge.errors import ToolError
+from edge.engines.openvino import import_openvino
+from edge.errors import ToolError, last_line
 
 __all__ = ["convert_openvino", "read_onnx"]
 
@@ -32,7 +32,7 @@ def read_onnx(path: Path, name: str) -> Any:
     try:
         return openvino.convert_model(path)
     except Exception as error:  # its exceptions share no base class but Exception
-        reason = last_line(error)
+        reason = last_line(error).strip(" -")
     missing = re.search(r"No conversion rule found for operations: (?:[\w.]+\.)?(\w+)", reason)
     if missing:
         import onnx

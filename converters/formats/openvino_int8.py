@@ -14,8 +14,8 @@ from converters.formats.openvino_ir import save_ir
 from converters.graph.file import load_onnx
 from converters.graph.parts import fragile_parts, network_parts, node_name
 from converters.job import Job
-from edge.engines.openvino import import_openvino, keep_signal_stack, last_line
-from edge.errors import SpecError, ToolError
+from edge.engines.openvino import import_openvino, keep_signal_stack
+from edge.errors import SpecError, ToolError, last_line
 
 __all__ = ["OpenVinoQuantiser", "open_openvino_quantiser", "operations_of_parts"]
 
@@ -197,4 +197,4 @@ def _nncf_at_work(name: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise ToolError(f"{error.name} is not installed; run `make setup`") from None
     except Exception as error:  # its exceptions share no base class but Exception
-        raise ToolError(f"NNCF cannot quantise {name}: {last_line(error)}") from None
+        raise ToolError(f"NNCF cannot quantise {name}: {last_line(error).strip(' -')}") from None

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from converters.graph.parts import network_parts, node_name
-from edge.engines.tflite import first_line, import_interpreter, quietly
-from edge.errors import ToolError
+from edge.engines.tflite import import_interpreter, quietly
+from edge.errors import ToolError, first_line
 from edge.session import Array
 from edge.spec import ModelSpec
 

@@ -25,8 +25,8 @@ from converters.formats.tflite_graph import (
 from converters.graph.file import Graph, load_onnx
 from converters.graph.parts import fragile_parts, network_parts, node_name
 from converters.job import Job
-from edge.engines.tflite import first_line, quietly
-from edge.errors import SpecError, ToolError
+from edge.engines.tflite import quietly
+from edge.errors import SpecError, ToolError, first_line
 from edge.session import Array, Feeds
 
 __all__ = ["open_tflite_quantiser", "quantise_weights"]

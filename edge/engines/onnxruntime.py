@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.artifact import Artifact, load_constants
-from edge.errors import EngineError
+from edge.errors import EngineError, first_line
 from edge.session import (
     Array,
     EngineSettings,
@@ -65,7 +65,7 @@ class OnnxRuntimeSession(Session):
             )
         except Exception as error:  # its exceptions share no base class but Exception
             raise EngineError(
-                f"ONNX Runtime cannot load {spec.name}: {_first_line(error)}"
+                f"ONNX Runtime cannot load {spec.name}: {first_line(error)}"
             ) from None
         self.spec = spec
         self._state = OpenSession(spec)
@@ -88,7 +88,7 @@ class OnnxRuntimeSession(Session):
             outputs = self._session.run(self._output_names, {self.spec.input.name: array})
         except Exception as error:  # as above
             raise EngineError(
-                f"ONNX Runtime failed on {self.spec.name}: {_first_line(error)}"
+                f"ONNX Runtime failed on {self.spec.name}: {first_line(error)}"
             ) from None
         found = dict(zip(self._output_names, outputs, strict=True))
         if self._of_spec:
@@ -110,7 +110,3 @@ def open_engine(artifact: Artifact, settings: EngineSettings) -> OnnxRuntimeSess
         artifact.variant.precision,
         constants=load_constants(artifact),
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

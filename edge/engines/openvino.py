@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from edge.artifact import Artifact, load_constants
-from edge.errors import EngineError
+from edge.errors import EngineError, last_line
 from edge.session import (
     Array,
     EngineSettings,
@@ -25,7 +25,6 @@ __all__ = [
     "OpenVinoSession",
     "import_openvino",
     "keep_signal_stack",
-    "last_line",
     "open_engine",
 ]
 
@@ -113,7 +112,7 @@ class OpenVinoSession(Session):
             self._outputs: dict[str, Any] = {t.name: compiled.output(t.name) for t in spec.outputs}
         except Exception as error:  # its exceptions share no base class but Exception
             raise EngineError(
-                f"OpenVINO cannot load {model} with {weights.name}: {last_line(error)}"
+                f"OpenVINO cannot load {model} with {weights.name}: {last_line(error).strip(' -')}"
             ) from None
         self._request: Any = compiled.create_infer_request()
         self.spec = spec
@@ -134,7 +133,9 @@ class OpenVinoSession(Session):
                 {self._input: array}, share_inputs=True, share_outputs=False
             )
         except Exception as error:  # as above
-            raise EngineError(f"OpenVINO failed on {self.spec.name}: {last_line(error)}") from None
+            raise EngineError(
+                f"OpenVINO failed on {self.spec.name}: {last_line(error).strip(' -')}"
+            ) from None
         found = {name: results[output] for name, output in self._outputs.items()}
         return check_outputs(self.spec, found, "OpenVINO") | self._constants
 
@@ -148,9 +149,3 @@ class OpenVinoSession(Session):
 def open_engine(artifact: Artifact, settings: EngineSettings) -> OpenVinoSession:
     """Load an ``openvino-*`` artifact."""
     return OpenVinoSession(artifact, settings)
-
-
-def last_line(error: Exception) -> str:
-    """What OpenVINO says went wrong; the lines before tell places in its sources."""
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -13,7 +13,7 @@ import numpy as np
 
 from edge import quiet
 from edge.artifact import Artifact, load_constants
-from edge.errors import ArtifactError, EngineError, EngineMissingError
+from edge.errors import ArtifactError, EngineError, EngineMissingError, first_line
 from edge.session import (
     Array,
     EngineSettings,
@@ -28,7 +28,7 @@ from edge.session import (
 from edge.spec import TensorSpec
 from edge.texts import read_json
 
-__all__ = ["LAYOUT", "TfliteSession", "first_line", "import_interpreter", "open_engine", "quietly"]
+__all__ = ["LAYOUT", "TfliteSession", "import_interpreter", "open_engine", "quietly"]
 
 LAYOUT = "layout"  # the role of the file that says how axes lie
 _IDENTIFIER = b"TFL3"
@@ -181,12 +181,6 @@ class TfliteSession(Session):
 def open_engine(artifact: Artifact, settings: EngineSettings) -> TfliteSession:
     """Load a ``tflite-*`` artifact."""
     return TfliteSession(artifact, settings)
-
-
-def first_line(error: Exception) -> str:
-    """The first thing that went wrong: LiteRT strings all its complaints together."""
-    text = str(error).strip().partition("\n")[0]
-    return text if len(text) <= 160 else text[:157] + "..."
 
 
 def quietly() -> AbstractContextManager[None]:

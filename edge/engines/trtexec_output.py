@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.errors import EngineError
+from edge.errors import EngineError, last_line
 from edge.session import Array
 
 __all__ = [
@@ -105,7 +105,4 @@ def trtexec_failure(output: str) -> str:
     """
     found = re.findall(_LINE.format("E"), output, re.MULTILINE)
     found = [line for line in found if "Skipping tactic" not in line]
-    lines = [line for line in output.splitlines() if line.strip()]
-    if found:
-        return str(found[0])
-    return lines[-1].strip() if lines else "it printed nothing"
+    return str(found[0]) if found else last_line(output) or "it printed nothing"

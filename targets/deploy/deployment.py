@@ -15,7 +15,7 @@ from pathlib import Path
 
 import edge
 from edge.artifact import Artifact
-from edge.errors import DeviceError, SpecError
+from edge.errors import DeviceError, SpecError, first_line
 from targets import CHECKOUT
 from targets.deploy.service import (
     SERVICE_S,
@@ -107,7 +107,7 @@ def deploy(
             keep_after_logout(deployments.transport, say)
         _remove_old(deployments.read(), options.keep, say)
     except DeviceError as error:
-        say(f"note: {str(error).splitlines()[0]}; {version.name} is current all the same")
+        say(f"note: {first_line(error)}; {version.name} is current all the same")
     return version
 
 
@@ -244,7 +244,7 @@ def _switch(deployments: Deployments, old: Version | None, new: Version, say: Sa
             # False where the link never changed, or the board has put it back.
             deployments.switch(new.name, before, then=back, timeout_s=limit_s)
         except DeviceError as error:
-            why = str(error).splitlines()[0]
+            why = first_line(error)
             say(
                 f"{board}: {before or 'the state before'} could not be made current again ({why}); "
                 "when it answers: edge deploy --list, and --rollback where it says otherwise"

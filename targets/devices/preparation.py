@@ -20,7 +20,7 @@ from types import FrameType
 from typing import NoReturn
 
 from edge.digits import parse_digits
-from edge.errors import DeviceError
+from edge.errors import DeviceError, first_line
 from targets.devices.jetson import parse_jetson_clocks
 from targets.profile import Kind
 from targets.transports.transport import Done, Transport
@@ -274,7 +274,7 @@ def _restore(
                     continue
                 why = _said(done) or f"exit status {done.returncode}"
             except DeviceError as error:
-                why = str(error).splitlines()[0]
+                why = first_line(error)
             except KeyboardInterrupt:
                 # The second Ctrl-C: whoever presses it will not wait for the rest.
                 give_up = True
@@ -331,5 +331,4 @@ def _run(transport: Transport, argv: tuple[str, ...]) -> Done:
 
 def _said(done: Done) -> str:
     """The first line of what it printed, or complained."""
-    text = (done.stdout.strip() or done.stderr.strip()).decode("utf-8", "replace")
-    return text.splitlines()[0].strip()[:200] if text else ""
+    return first_line(done.stdout) or first_line(done.stderr)

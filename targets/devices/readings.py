@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from edge.digits import parse_digits
-from edge.errors import DeviceError
+from edge.errors import DeviceError, first_line, last_line
 from targets.profile import Kind
 from targets.result import BatteryRecord, DeviceRecord, StateRecord, StateSample
 from targets.transports.transport import Transport
@@ -156,8 +156,7 @@ class Readings:
 
     def miss(self, what: str, answer: Answer) -> None:
         """Note that ``what`` could not be read, and what the device said instead."""
-        said = next((line for line in answer.text.splitlines() if line.strip()), "")
-        why = said.strip()[:120] or ("no answer" if answer.status else "an empty answer")
+        why = first_line(answer.text)[:120] or ("no answer" if answer.status else "an empty answer")
         self.unreadable.append(f"{what}: {why}")
 
     def state(self) -> DeviceState:
@@ -192,10 +191,10 @@ def run_script(transport: Transport, script: str, timeout_s: float = 30.0) -> di
     done = transport.run(["sh", "-c", HEAD + script], timeout_s=timeout_s)
     found = answers(done.stdout.decode("utf-8", "replace"))
     if not found:
-        said = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines()
+        said = last_line(done.stderr) or last_line(done.stdout)
         raise DeviceError(
             f"{transport.name}: its shell answers nothing that can be read (exit status "
-            f"{done.returncode}{': ' + said[-1][:200] if said else ''})"
+            f"{done.returncode}{': ' + said if said else ''})"
         )
     return found
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from edge.artifact import Artifact
-from edge.errors import DeviceError, ToolError
+from edge.errors import DeviceError, ToolError, first_line, last_line
 from edge.files import temporary_folder
 from edge.session import Array, Feeds
 from targets.runners.native.build import Say, build_runner, find_runner, is_built, say_on_stderr
@@ -175,7 +175,7 @@ def find_arm_runner(runner: Path | None = None, say: Say = say_on_stderr) -> Run
             if missing:
                 return not_checked(install)
             say(str(error))
-            return not_checked(str(error).splitlines()[0])
+            return not_checked(first_line(error))
 
 
 def _emulated(runner: RunnerInfo) -> RunnerInfo | ArmCheck:
@@ -297,6 +297,6 @@ class _Emulation(LocalTransport):
         except ProgramTimeoutError:
             raise ToolError(f"an image took longer than {timeout_s:.3g} s under QEMU") from None
         if done.returncode in _NO_RUNNER:
-            why = done.stderr.decode(errors="replace").strip().splitlines()
-            raise ToolError(f"the runner does not start under QEMU: {why[-1] if why else 'silent'}")
+            why = last_line(done.stderr) or "silent"
+            raise ToolError(f"the runner does not start under QEMU: {why}")
         return done

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from edge.errors import DeviceError
+from edge.errors import DeviceError, last_line
 from edge.latency import LatencySettings
 from targets.runners.line import check_starts, dump_name, read_line, text_of, whole
 from targets.transports.transport import Done
@@ -246,8 +246,8 @@ def check_done(done: Done, device: str) -> None:
     """
     if done.returncode != 0:
         what = _EXITS.get(done.returncode, f"the runner exited with {done.returncode}")
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        why = f": {said[-1].removeprefix(f'{_KIND}: ')}" if said else ""
+        said = last_line(done.stderr)
+        why = f": {said.removeprefix(f'{_KIND}: ')}" if said else ""
         raise DeviceError(f"{device}: {what}{why}")
 
 

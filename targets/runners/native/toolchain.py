@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edge.errors import ToolError
+from edge.errors import ToolError, first_line
 from targets import CHECKOUT
 from targets.runners.native.zig_compiler import ZIG_TARGETS, zig_program
 from targets.transports.programs import check_program, run_program
@@ -111,7 +111,7 @@ def find_toolchain(arch: Arch) -> Toolchain:
     c = shutil.which(name.replace("g++", "gcc"))
     if cxx and c:
         text = check_program(run_program([cxx, "--version"], timeout_s=30.0))
-        return Toolchain("gcc", arch, text.splitlines()[0], c, cxx)
+        return Toolchain("gcc", arch, first_line(text), c, cxx)
     zig = zig_program()
     if zig is not None:
         version = check_program(run_program([str(zig), "version"], timeout_s=60.0)).strip()

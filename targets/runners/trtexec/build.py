@@ -28,7 +28,7 @@ from edge.engines.trtexec import (
     trtexec_version,
 )
 from edge.engines.trtexec_output import trtexec_failure
-from edge.errors import DeviceError, EngineError, SpecError
+from edge.errors import DeviceError, EngineError, SpecError, first_line
 from edge.files import sha256_of
 from targets.devices.readings import DeviceInfo
 from targets.devices.state import read_device
@@ -92,7 +92,7 @@ class BuiltEngine:
 def find_on_device(transport: Transport) -> Trtexec:
     """The program on the device; DeviceError where it is missing, broken or says no version."""
     found = transport.run(["sh", "-c", _FIND], timeout_s=_CALL_S)
-    path = found.stdout.decode(errors="replace").strip().partition("\n")[0]
+    path = first_line(found.stdout)
     if found.returncode != 0 or not path.startswith("/"):
         raise DeviceError(
             f"{transport.name}: trtexec is not there, neither on PATH nor in "
@@ -236,7 +236,7 @@ def _device_word(transport: Transport, device: DeviceInfo | None) -> str:
         asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         done = transport.run(asked, timeout_s=_CALL_S)
         if done.returncode == 0:
-            parts = [done.stdout.decode(errors="replace").partition("\n")[0]]
+            parts = [first_line(done.stdout)]
     text = " ".join(part for part in parts if part) or "unknown"
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:80]
 
