@@ -20,12 +20,10 @@ __all__ = [
     "P90_SAMPLES",
     "P99_SAMPLES",
     "ColdStart",
-    "HarnessOverhead",
     "LatencyResult",
     "LatencySettings",
     "LatencySummary",
     "Mode",
-    "harness_overhead",
     "load_warnings",
     "measure",
     "measure_cold",
@@ -100,14 +98,17 @@ class LatencySettings:
 
 @dataclass(frozen=True)
 class LatencySummary:
-    """Figures of a run in ms; a percentile is None where the samples are too few for it."""
+    """Figures of a run in ms, None where the samples are too few.
 
-    p50_ms: float
+    A percentile is the smallest sample that at least so many percent do not exceed.
+    """
+
+    p50_ms: float | None
     p90_ms: float | None
     p99_ms: float | None
-    mean_ms: float
-    min_ms: float
-    max_ms: float
+    mean_ms: float | None
+    min_ms: float | None
+    max_ms: float | None
     count: int
 
 
@@ -146,28 +147,10 @@ class LatencyResult:
 
 @dataclass(frozen=True)
 class ColdStart:
-    """What the first answer costs, apart from the steady state."""
+    """What the first answer costs, apart from the steady state; None where it is not known."""
 
-    load_ms: float
-    first_inference_ms: float
-
-
-@dataclass(frozen=True)
-class HarnessOverhead:
-    """What measuring itself costs a call of ``call_ns``.
-
-    ``sample_ns`` is in every sample and not the call's own (the median over many); ``gap_ns``
-    passes between two samples and is in none.
-    """
-
-    call_ns: int
-    sample_ns: float
-    gap_ns: float
-
-    @property
-    def share(self) -> float:
-        """The part of a sample that is the harness's own."""
-        return self.sample_ns / self.call_ns
+    load_ms: float | None
+    first_inference_ms: float | None
 
 
 def percentile_ms(samples_ns: Sequence[int], percent: float) -> float:
@@ -314,35 +297,6 @@ def measure_cold(
     first(loaded)
     end = clock_ns()
     return loaded, ColdStart((ready - start) / 1e6, (end - ready) / 1e6)
-
-
-def harness_overhead(
-    call_ns: int = 1_000_000,
-    count: int = 300,
-    clock_ns: Callable[[], int] = time.perf_counter_ns,
-) -> HarnessOverhead:
-    """Measure a null device: one that only waits, on the clock, until ``call_ns`` have passed.
-
-    What a sample holds beyond the time that the device itself saw pass is the harness's own.
-    """
-    inside: list[int] = []
-
-    def null_device() -> None:
-        start = now = clock_ns()
-        while now - start < call_ns:
-            now = clock_ns()
-        inside.append(now - start)
-
-    settings = LatencySettings(5, 0.0, count, 0.0, max(60.0, 4e-9 * call_ns * count))
-    result = measure(null_device, settings, clock_ns)
-    own = [sample - seen for sample, seen in zip(result.samples_ns, inside[-count:], strict=True)]
-    gaps = [
-        after - before - sample
-        for before, after, sample in zip(
-            result.starts_ns, result.starts_ns[1:], result.samples_ns, strict=False
-        )
-    ]
-    return HarnessOverhead(call_ns, float(median(own)), float(median(gaps)))
 
 
 def _warm_up(

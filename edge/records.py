@@ -1,5 +1,8 @@
 """What a value in a file may be: a type and a range a key, checked in one place.
 
+What a file holds is a frozen dataclass whose type hints say the same (`read_record`, `plain_values`
+the way back), or a ``Rule`` by hand.
+
 A ``Rule`` knows in words what it wants. ``check`` walks a value and raises for the first that
 does not fit, by its key: ``FILE: 'nms_iou' must be a number from 0 to 1, got 60``. Rules are
 strict: a text never counts as a number, true is no number, and 8.9 is no whole number.
@@ -7,12 +10,14 @@ strict: a text never counts as a number, true is no number, and 8.9 is no whole 
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from edge.errors import EdgeError, SpecError
 
@@ -25,12 +30,16 @@ __all__ = [
     "mapping_of",
     "number",
     "one_of",
+    "plain_values",
+    "read_record",
     "record",
     "share",
     "shown",
     "text",
     "whole",
 ]
+
+Record = TypeVar("Record")
 
 _ONE_LINE = 4096
 
@@ -245,3 +254,105 @@ def _no_percent(value: Any) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 1 < value <= 100:
         return f": a share, not percent, so {value / 100:g} for {value:g} %"
     return _unquoted(value)
+
+
+# --- dataclasses ----------------------------------------------------------------------------------
+
+
+def plain_values(value: Any) -> Any:
+    """Dataclasses and mappings as dicts, tuples as lists, all the way down: what JSON can hold."""
+    if is_dataclass(value):
+        return {one.name: plain_values(getattr(value, one.name)) for one in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain_values(item) for key, item in value.items()}
+    return [plain_values(item) for item in value] if isinstance(value, tuple) else value
+
+
+def read_record(
+    kind: type[Record],
+    data: Any,
+    where: str = "",
+    error: type[EdgeError] = SpecError,
+    *,
+    defaults: bool = False,
+    other: bool = False,
+) -> Record:
+    """The dataclass ``kind`` of a table of its fields, lists as tuples.
+
+    Fields may be str, bool, int of 64 bits, finite float, None, Any, Literal, tuple[X, ...],
+    Mapping[str, X], dataclasses, unions of these, and ``Annotated[X, rule]``. With ``defaults`` a
+    field that has one may be missing, with ``other`` there may be more keys. Raises ``error`` as
+    `check` does.
+    """
+    hint: Any = kind
+    check(_rule_of(hint, defaults, other), data, where=where, error=error)
+    made = _made(kind, data)
+    assert isinstance(made, kind)
+    return made
+
+
+_PLAIN: dict[Any, Rule] = {
+    str: Rule("a text", lambda value: isinstance(value, str)),
+    bool: flag(),
+    int: Rule(
+        "a whole number", lambda value: _is(Integral, value) and abs(value) < 2**63, _unquoted
+    ),
+    float: number(),
+    type(None): Rule("null", lambda value: value is None),
+    Any: Rule("anything", lambda _: True),
+}
+
+
+@functools.cache
+def _rule_of(kind: Any, defaults: bool, other: bool) -> Rule:
+    """What a type hint says, as a rule."""
+    if kind in _PLAIN:
+        return _PLAIN[kind]
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        rule: Rule = arguments[1]
+        return rule
+    if origin is Literal:
+        return choice(*arguments)
+    inner = [_rule_of(one, defaults, other) for one in arguments if one is not Ellipsis]
+    if origin is tuple:
+        return list_of(inner[0], "a list", most=2**63)
+    if origin is Mapping:
+        return mapping_of(inner[1], "a table")
+    if isinstance(kind, types.UnionType):
+        return one_of(*inner)
+    hints = _hints(kind)
+    needed = [
+        one.name
+        for one in fields(kind)
+        if not defaults or (one.default is MISSING and one.default_factory is MISSING)
+    ]
+    return record(
+        {name: _rule_of(hint, defaults, other) for name, hint in hints.items()}, needed, other=other
+    )
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
+def _made(kind: Any, value: Any) -> Any:
+    """A value that fits its type hint, as that type."""
+    arguments = get_args(kind)
+    if kind is float:
+        return float(value)
+    if get_origin(kind) is Annotated:
+        return _made(arguments[0], value)
+    if get_origin(kind) is tuple:
+        plain = arguments[0] in (int, str, bool)
+        return tuple(value if plain else (_made(arguments[0], item) for item in value))
+    if get_origin(kind) is Mapping:
+        return {key: _made(arguments[1], item) for key, item in value.items()}
+    if isinstance(kind, types.UnionType):
+        fits = (one for one in arguments if _rule_of(one, True, True).fits(value))
+        return _made(next(fits), value)
+    if is_dataclass(kind) and isinstance(kind, type):
+        hints = _hints(kind)
+        return kind(**{key: _made(hints[key], item) for key, item in value.items() if key in hints})
+    return value

@@ -16,11 +16,10 @@ from pathlib import Path
 from edge.artifact import Artifact
 from edge.errors import DeviceError
 from edge.latency import LatencySettings
+from targets.device_state import DeviceState, StatePoint
 from targets.devices.preparation import Preparation, PrepareOptions, prepared_device
 from targets.devices.state import (
     DeviceInfo,
-    DeviceState,
-    StatePoint,
     StateSampler,
     read_state,
     wait_until_cool,
@@ -240,7 +239,7 @@ def _under_load(
     if not timed.starts_ns:
         return tuple(points)
     first_s = took_s - timed.tail_s - (timed.starts_ns[-1] + timed.samples_ns[-1]) / 1e9
-    watched = [point.shifted(-first_s) for point in points]
+    watched = [dataclasses.replace(point, t_s=point.t_s - first_s) for point in points]
     loaded = [point for point in (*watched, *timed.points) if point.t_s >= 0]
     return tuple(sorted(loaded, key=lambda point: point.t_s))
 
@@ -270,7 +269,7 @@ def _result(
         target=place.profile.name,
         transport=place.transport.kind,
         emulated=place.info.emulated,
-        device=place.info.record(),
+        device=place.info.record,
         artifact=candidate.record,
         runner=timed.runner,
         engine=timed.engine,
@@ -285,9 +284,9 @@ def _result(
         samples_ns=timed.samples_ns,
         starts_ns=timed.starts_ns,
         summary=summarise(timed.samples_ns),
-        state_before=before.record(),
-        state_after=after.record(),
-        state_series=tuple(point.record() for point in points),
+        state_before=before,
+        state_after=after,
+        state_series=tuple(points),
         parity=candidate.parity,
         published=candidate.published,
         valid=not reasons,

@@ -24,9 +24,10 @@ from typing import Any, get_args
 from edge import latency
 from edge.errors import SpecError
 from edge.files import write_bytes
-from edge.latency import Mode
+from edge.latency import ColdStart, LatencySummary, Mode
+from edge.records import plain_values, read_record
 from edge.texts import parse_json, read_text
-from targets.result_json import plain_values, read_record
+from targets.device_state import DeviceRecord, DeviceState, StatePoint
 
 __all__ = [
     "EMULATED",
@@ -35,17 +36,11 @@ __all__ = [
     "SCHEMA",
     "AccuracyFigure",
     "ArtifactRecord",
-    "BatteryRecord",
-    "ColdStart",
-    "DeviceRecord",
     "ParityRecord",
     "PipelineRecord",
     "PublishedFigure",
     "RunResult",
     "RunnerRecord",
-    "StateRecord",
-    "StateSample",
-    "Summary",
     "read_runs",
     "summarise",
     "write_run",
@@ -57,18 +52,6 @@ EMULATED = "emulated: not a latency"
 RUNNERS = ("native", "python", "trtexec")
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-@dataclass(frozen=True)
-class DeviceRecord:
-    """The device that ran: how it is called, what it is, how many cores it has."""
-
-    name: str
-    model: str | None
-    soc: str | None
-    os: str | None
-    arch: str | None
-    cores: int | None
 
 
 @dataclass(frozen=True)
@@ -131,72 +114,6 @@ class RunnerRecord:
 
 
 @dataclass(frozen=True)
-class ColdStart:
-    """What comes before the steady state; None where the runner does not say."""
-
-    load_ms: float | None
-    first_inference_ms: float | None
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Figures of the samples, None where there are too few.
-
-    A percentile is the smallest sample that at least so many percent do not exceed.
-    """
-
-    p50_ms: float | None
-    p90_ms: float | None
-    p99_ms: float | None
-    mean_ms: float | None
-    min_ms: float | None
-    max_ms: float | None
-    count: int
-
-
-@dataclass(frozen=True)
-class BatteryRecord:
-    """A battery: charge, whether it is being charged, whether power saving is on."""
-
-    level_percent: int | None
-    powered: bool | None
-    saver: bool | None
-
-
-@dataclass(frozen=True)
-class StateRecord:
-    """The state of a device at one moment; ``unreadable`` says what could not be read and why.
-
-    ``max_clocks_khz`` are the limits that hold, ``throttle_counts`` counters of throttling events.
-    """
-
-    governors: Mapping[str, str]
-    clocks_khz: Mapping[str, int]
-    max_clocks_khz: Mapping[str, int]
-    thermal_status: int | None
-    temperatures_c: Mapping[str, float]
-    throttle_bits: int | None
-    throttle_counts: Mapping[str, int]
-    battery: BatteryRecord | None
-    power_mode: str | None
-    power_mw: float | None
-    load_1m: float | None
-    unreadable: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class StateSample:
-    """State during the run, ``t_s`` on the clock of ``starts_ns``."""
-
-    t_s: float
-    temperatures_c: Mapping[str, float]
-    clocks_khz: Mapping[str, int]
-    power_mw: float | None = None
-    thermal_status: int | None = None
-    throttle_bits: int | None = None
-
-
-@dataclass(frozen=True)
 class ParityRecord:
     """Whether the device gave the reference's answers, in words as well."""
 
@@ -244,10 +161,10 @@ class RunResult:
     cold: ColdStart
     samples_ns: tuple[int, ...]
     starts_ns: tuple[int, ...]
-    summary: Summary
-    state_before: StateRecord | None
-    state_after: StateRecord | None
-    state_series: tuple[StateSample, ...]
+    summary: LatencySummary
+    state_before: DeviceState | None
+    state_after: DeviceState | None
+    state_series: tuple[StatePoint, ...]
     parity: ParityRecord | None
     published: PublishedFigure | None
     valid: bool
@@ -288,7 +205,7 @@ class RunResult:
         ):
             if found:
                 raise SpecError(problem)
-        for field in dataclasses.fields(Summary):
+        for field in dataclasses.fields(LatencySummary):
             stated = getattr(self.summary, field.name)
             actual = getattr(summarise(self.samples_ns), field.name)
             # Half a microsecond for whoever rounds.
@@ -330,11 +247,11 @@ class RunResult:
         return read_record(cls, fields)
 
 
-def summarise(samples_ns: Sequence[int]) -> Summary:
+def summarise(samples_ns: Sequence[int]) -> LatencySummary:
     """Figures of samples in ns, which may be none at all."""
     if not samples_ns:
-        return Summary(None, None, None, None, None, None, 0)
-    return Summary(**dataclasses.asdict(latency.summarise(samples_ns)))
+        return LatencySummary(None, None, None, None, None, None, 0)
+    return latency.summarise(samples_ns)
 
 
 def write_run(result: RunResult, folder: Path) -> Path:

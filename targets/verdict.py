@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from edge.latency import NOT_COMPARED, Mode, load_warnings, spread_reasons
+from targets.device_state import DeviceState, StatePoint
 from targets.devices.raspberry_pi import THROTTLE_BITS
-from targets.devices.state import DeviceState, StatePoint
 from targets.profile import Requirements
 
 __all__ = ["Verdict", "judge", "mask_held", "standing_reasons"]

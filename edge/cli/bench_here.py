@@ -153,8 +153,7 @@ def _print_table(run: BenchRun, load_1m: float | None) -> None:
         "threads": run.threads,
         "cpu_mask": run.cpu_mask or "none",
         "input_shape": list(run.input_shape),
-        "load_ms": round(run.cold.load_ms, 3),
-        "first_inference_ms": round(run.cold.first_inference_ms, 3),
+        **{key: value and round(value, 3) for key, value in asdict(run.cold).items()},
     }
     if run.result is not None:
         rows["samples"] = len(run.result.samples_ns)

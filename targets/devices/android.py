@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from targets.device_state import BatteryRecord
 from targets.devices.linux import POINT_SCRIPT as LINUX_POINT
 from targets.devices.linux import read_clocks, read_zones
 from targets.devices.readings import NO_ANSWER, Answer, Readings, plausible_c
-from targets.result import BatteryRecord
 
 __all__ = ["POINT_SCRIPT", "STATE_SCRIPT", "properties", "read_android"]
 

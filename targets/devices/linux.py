@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 
 from edge.digits import parse_digits
+from targets.device_state import BatteryRecord
 from targets.devices.readings import NO_ANSWER, Answer, Readings, file_values, plausible_c
-from targets.result import BatteryRecord
 
 __all__ = ["POINT_SCRIPT", "STATE_SCRIPT", "read_clocks", "read_linux", "read_zones"]
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 
 from edge.digits import parse_digits
 from edge.errors import DeviceError, first_line, last_line
+from targets.device_state import BatteryRecord, DeviceRecord, DeviceState
 from targets.profile import Kind
-from targets.result import BatteryRecord, DeviceRecord, StateRecord, StateSample
 from targets.transports.transport import Transport
 
 __all__ = [
@@ -21,9 +21,7 @@ __all__ = [
     "NO_ANSWER",
     "Answer",
     "DeviceInfo",
-    "DeviceState",
     "Readings",
-    "StatePoint",
     "answers",
     "file_values",
     "plausible_c",
@@ -46,95 +44,24 @@ values() {
 
 
 @dataclass(frozen=True)
-class DeviceInfo:
-    """What a device is.
+class DeviceInfo(DeviceRecord):
+    """What a device is; the record is what a run's file says of it.
 
     ``arch`` is the kernel's (``uname -m``) and ``userland_bits`` that of its programs, 32 on a
     64-bit kernel at times; ``max_clocks_khz`` are the hardware's; ``api_level`` is Android's.
     ``emulated``: another machine plays it, and its timings are no latencies.
     """
 
-    name: str
     kind: Kind
-    model: str | None
-    soc: str | None
-    os: str | None
-    arch: str | None
-    cores: int | None
     max_clocks_khz: Mapping[str, int] = field(default_factory=dict)
     userland_bits: int | None = None
     api_level: int | None = None
     emulated: bool = False
 
+    @property
     def record(self) -> DeviceRecord:
-        """As a run's file has it."""
-        return DeviceRecord(self.name, self.model, self.soc, self.os, self.arch, self.cores)
-
-
-@dataclass(frozen=True)
-class DeviceState:
-    """The state of a device at one moment; what could not be read is None or empty.
-
-    ``max_clocks_khz`` are the limits that hold now, which heat lowers on many devices.
-    ``throttle_counts`` are counters of throttling events. ``unreadable`` says what is missing.
-    """
-
-    governors: Mapping[str, str] = field(default_factory=dict)
-    clocks_khz: Mapping[str, int] = field(default_factory=dict)
-    max_clocks_khz: Mapping[str, int] = field(default_factory=dict)
-    thermal_status: int | None = None
-    temperatures_c: Mapping[str, float] = field(default_factory=dict)
-    throttle_bits: int | None = None
-    throttle_counts: Mapping[str, int] = field(default_factory=dict)
-    battery: BatteryRecord | None = None
-    power_mode: str | None = None
-    power_mw: float | None = None
-    load_1m: float | None = None
-    unreadable: tuple[str, ...] = ()
-
-    def record(self) -> StateRecord:
-        """As a run's file has it."""
-        return StateRecord(
-            governors=self.governors,
-            clocks_khz=self.clocks_khz,
-            max_clocks_khz=self.max_clocks_khz,
-            thermal_status=self.thermal_status,
-            temperatures_c=self.temperatures_c,
-            throttle_bits=self.throttle_bits,
-            throttle_counts=self.throttle_counts,
-            battery=self.battery,
-            power_mode=self.power_mode,
-            power_mw=self.power_mw,
-            load_1m=self.load_1m,
-            unreadable=self.unreadable,
-        )
-
-
-@dataclass(frozen=True)
-class StatePoint:
-    """State while a run was under way, ``t_s`` after the start of its first timed inference."""
-
-    t_s: float
-    temperatures_c: Mapping[str, float] = field(default_factory=dict)
-    clocks_khz: Mapping[str, int] = field(default_factory=dict)
-    power_mw: float | None = None
-    thermal_status: int | None = None
-    throttle_bits: int | None = None
-
-    def record(self) -> StateSample:
-        """As a run's file has it."""
-        return StateSample(
-            self.t_s,
-            self.temperatures_c,
-            self.clocks_khz,
-            self.power_mw,
-            self.thermal_status,
-            self.throttle_bits,
-        )
-
-    def shifted(self, seconds: float) -> StatePoint:
-        """The same, ``seconds`` later."""
-        return replace(self, t_s=self.t_s + seconds)
+        """The part that a run's file has."""
+        return DeviceRecord(*(getattr(self, one.name) for one in fields(DeviceRecord)))
 
 
 @dataclass

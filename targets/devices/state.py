@@ -15,15 +15,14 @@ from types import TracebackType
 
 from edge.digits import parse_digits
 from edge.errors import DeviceError
+from targets.device_state import DeviceState, StatePoint
 from targets.devices import android, jetson, raspberry_pi
 from targets.devices import linux as linux_state
 from targets.devices.readings import (
     NO_ANSWER,
     Answer,
     DeviceInfo,
-    DeviceState,
     Readings,
-    StatePoint,
     file_values,
     run_script,
 )
@@ -33,8 +32,6 @@ from targets.transports.transport import Transport
 __all__ = [
     "CoolDown",
     "DeviceInfo",
-    "DeviceState",
-    "StatePoint",
     "StateSampler",
     "check_device",
     "read_device",

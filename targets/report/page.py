@@ -9,11 +9,12 @@ from html import escape
 from edge.latency import P90_SAMPLES, P99_SAMPLES
 from edge.printable import printable
 from targets import ROOM
+from targets.device_state import BatteryRecord
 from targets.report.overview import at_a_glance, threads_text, trade_off
 from targets.report.plots import Figure, histogram, over_time, state_over_time
 from targets.report.svg import milliseconds
 from targets.report.tables import Group, group_runs, run_notes
-from targets.result import EMULATED, BatteryRecord, RunResult
+from targets.result import EMULATED, RunResult
 
 __all__ = ["html_page"]
 

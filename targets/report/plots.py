@@ -14,6 +14,7 @@ from html import escape
 
 import numpy as np
 
+from targets.device_state import StatePoint
 from targets.report.svg import (
     Floats,
     Scale,
@@ -33,7 +34,7 @@ from targets.report.svg import (
     x_axis,
     y_axis,
 )
-from targets.result import RunResult, StateSample
+from targets.result import RunResult
 
 __all__ = ["Figure", "Point", "histogram", "marker", "over_time", "scatter", "state_over_time"]
 
@@ -226,7 +227,7 @@ def _span(run: RunResult) -> tuple[float, float]:
 
 def state_over_time(run: RunResult, stamp: str = "") -> list[Figure]:
     """Temperature, clocks and power over the time of a run: a figure for each that was read."""
-    kinds: list[tuple[str, str, Callable[[StateSample], Mapping[str, float]]]] = [
+    kinds: list[tuple[str, str, Callable[[StatePoint], Mapping[str, float]]]] = [
         ("Temperature", "°C", lambda sample: sample.temperatures_c),
         ("Clock", "GHz", lambda s: {name: khz / 1e6 for name, khz in s.clocks_khz.items()}),
         ("Power", "W", lambda s: {} if s.power_mw is None else {"power": s.power_mw / 1e3}),

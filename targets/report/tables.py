@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge.printable import printable
+from edge.records import plain_values
 from targets.report.compare import Change, Comparison
 from targets.report.svg import milliseconds
 from targets.result import RunResult
-from targets.result_json import plain_values
 
 __all__ = [
     "Group",

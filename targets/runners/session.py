@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from edge.latency import LatencySettings
+from edge.latency import ColdStart, LatencySettings
 from edge.session import Feeds, Session
-from targets.devices.readings import StatePoint
-from targets.result import ColdStart, RunnerRecord
+from targets.device_state import StatePoint
+from targets.result import RunnerRecord
 
 __all__ = ["DeviceSession", "TimedRun"]
 

@@ -37,11 +37,12 @@ import numpy as np
 
 from edge.artifact import Artifact, load_artifact
 from edge.errors import ToolError
-from edge.latency import LatencySettings, harness_overhead, percentile_ms
+from edge.latency import LatencySettings, percentile_ms
 from edge.runner import noise
 from targets.runners.native.build import find_runner
 from targets.runners.native.session import NativeSession, place_runner
 from targets.transports.local import open_local
+from tests.benches.harness_overhead import harness_overhead
 from tests.stand_ins.make_goal import end_with
 
 Engine = Literal["onnxruntime", "openvino", "openvino-call", "ncnn", "ncnn-native", "tflite"]

@@ -12,13 +12,13 @@ from edge.latency import (
     P90_SAMPLES,
     P99_SAMPLES,
     LatencySettings,
-    harness_overhead,
     measure,
     measure_cold,
     measure_in_turn,
     spread_reasons,
     summarise,
 )
+from tests.benches.harness_overhead import harness_overhead
 
 
 class FakeClock:

@@ -248,19 +248,17 @@ def _device_seeds(folder: Path) -> list[bytes]:
 
 
 def _read_device(data: bytes, folder: Path) -> None:
+    from edge.records import plain_values, read_record
     from targets.devices.state import _PLATFORMS, read_device, read_point, read_state
-    from targets.result import DeviceRecord, StateRecord, StateSample
-    from targets.result_json import plain_values, read_record
 
     del folder
     transport: Any = _Device(data)
     for kind in _PLATFORMS:
-        records: list[Any] = [read_state(transport, kind).record()]
-        records += [read_point(transport, kind).record(), read_device(transport).record()]
-        for record, of in zip(records, (StateRecord, StateSample, DeviceRecord), strict=True):
+        records: list[Any] = [read_state(transport, kind), read_point(transport, kind)]
+        for record in (*records, read_device(transport).record):
             # As a run's file has it, whose reader takes only what can be.
             text = json.dumps(plain_values(record), allow_nan=False)
-            assert read_record(of, json.loads(text)) == record
+            assert read_record(type(record), json.loads(text)) == record
 
 
 def _adb_seeds(folder: Path) -> list[bytes]:

@@ -11,19 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from edge.latency import ColdStart
+from targets.device_state import BatteryRecord, DeviceRecord, DeviceState, StatePoint
 from targets.result import (
     AccuracyFigure,
     ArtifactRecord,
-    BatteryRecord,
-    ColdStart,
-    DeviceRecord,
     ParityRecord,
     PipelineRecord,
     PublishedFigure,
     RunnerRecord,
     RunResult,
-    StateRecord,
-    StateSample,
     summarise,
 )
 
@@ -50,9 +47,9 @@ def latencies_ns(
     return tuple(int(v) for v in level_ms * 1e6 * (np.exp(spread * series) + late))
 
 
-def state(**changes: Any) -> StateRecord:
+def state(**changes: Any) -> DeviceState:
     """A phone at rest."""
-    plain = StateRecord(
+    plain = DeviceState(
         governors={"cpu0": "schedutil", "cpu4": "schedutil", "cpu7": "schedutil"},
         clocks_khz={"cpu0": 1804800, "cpu4": 2419200, "cpu7": 2841600},
         max_clocks_khz={"cpu0": 1804800, "cpu4": 2419200, "cpu7": 2841600},
@@ -119,7 +116,7 @@ def phone_run(number: int = 1, *, count: int = 1000, **changes: Any) -> RunResul
     return replace(run, state_series=_series(run, warming=6.5, falls_to=1.0), **changes)
 
 
-def _series(run: RunResult, *, warming: float, falls_to: float) -> tuple[StateSample, ...]:
+def _series(run: RunResult, *, warming: float, falls_to: float) -> tuple[StatePoint, ...]:
     assert run.state_before
     total_s = (run.starts_ns[-1] + run.samples_ns[-1]) / 1e9
     series = []
@@ -127,7 +124,7 @@ def _series(run: RunResult, *, warming: float, falls_to: float) -> tuple[StateSa
         heat = 1 - np.exp(-3 * part)
         scale = 1.0 if part < 0.45 else max(falls_to, 1 - (part - 0.45) * 1.2)
         series.append(
-            StateSample(
+            StatePoint(
                 t_s=round(float(part) * total_s, 3),
                 temperatures_c={
                     name: round(float(value + warming * heat * (1 if i == 0 else 0.3)), 1)

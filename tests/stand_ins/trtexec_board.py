@@ -27,8 +27,8 @@ onnxruntime = pytest.importorskip("onnxruntime")
 Version = tuple[int, int, int]
 VERSIONS: list[Version] = [(8, 2, 1), (8, 4, 1), (8, 5, 2), (8, 6, 1), (10, 3, 0), (11, 4, 0)]
 ORIN = DeviceInfo(
-    "local", "jetson", "NVIDIA Jetson Orin NX Engineering Reference", "nvidia,tegra234", None,
-    "aarch64", 8,
+    "local", "NVIDIA Jetson Orin NX Engineering Reference", "nvidia,tegra234", None, "aarch64", 8,
+    "jetson",
 )  # fmt: skip
 WORD = "nvidia-jetson-orin-nx-engineering-reference-nvidia-tegra234"
 SHORT = LatencySettings(5, 0.2, 50, 1.0, 60.0)

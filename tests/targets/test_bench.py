@@ -11,19 +11,18 @@ from typing import Any
 import pytest
 
 from edge.errors import DeviceError
-from edge.latency import LatencySettings
+from edge.latency import ColdStart, LatencySettings
 from edge.spec import Variant
 from targets import bench as module
 from targets.bench import Candidate, Place, artifact_record, bench, published_figure
+from targets.device_state import BatteryRecord, DeviceState, StatePoint
 from targets.devices.preparation import Preparation
-from targets.devices.readings import DeviceInfo, StatePoint
-from targets.devices.state import CoolDown, DeviceState
+from targets.devices.readings import DeviceInfo
+from targets.devices.state import CoolDown
 from targets.profile import load_profile
 from targets.result import (
     AccuracyFigure,
     ArtifactRecord,
-    BatteryRecord,
-    ColdStart,
     ParityRecord,
     RunnerRecord,
     RunResult,
@@ -43,7 +42,7 @@ STATE = DeviceState(
     temperatures_c={"CPU": 40.0},
     battery=BatteryRecord(level_percent=80, powered=True, saver=False),
 )
-INFO = DeviceInfo("fake", "android", "Mi 10", "SM8250", "Android 12 (API 31)", "aarch64", 8)
+INFO = DeviceInfo("fake", "Mi 10", "SM8250", "Android 12 (API 31)", "aarch64", 8, "android")
 SETTINGS = LatencySettings(1, 0.0, 4, 0.0)
 GOOD = ParityRecord(True, "pass: 90 keypoints")
 

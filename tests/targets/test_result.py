@@ -104,7 +104,7 @@ def test_a_run_that_broke_off_before_its_first_sample_is_stored(tmp_path: Path) 
         ("samples_ns.3", 10**30, "'samples_ns[3]' must be a whole number"),
         ("artifact.accuracy.value", "high", "'artifact.accuracy.value' must be a number"),
         ("state_before.temperatures_c.cpu", None, "'state_before.temperatures_c.cpu' must be"),
-        ("device", [], "'device' must be an object, got []"),
+        ("device", [], "'device' must be a table of keys, got []"),
         ("kind", "edgepose-report", "no run: its key 'kind'"),
         ("schema", 2, "written by a newer edgepose (schema 2, this one reads up to 1); upgrade"),
         ("schema", "1", "'schema' is \"1\""),
@@ -119,7 +119,7 @@ def test_a_run_that_broke_off_before_its_first_sample_is_stored(tmp_path: Path) 
         ("mode", "turbo", "mode is 'turbo', not one of burst, sustained"),
         ("runner.name", "perl", "runner.name is 'perl', not one of native, python, trtexec"),
         ("state_before.throttle_counts.cpu0", 1.5, "'state_before.throttle_counts.cpu0' must be"),
-        ("artifact.pipeline", {"detector": "x"}, "'artifact.pipeline.detector_variant' is missing"),
+        ("artifact.pipeline", {"detector": "x"}, "key 'artifact.pipeline.detector_variant'"),
         ("starts_ns", [0], "1 starts for 70 samples"),
         ("starts_ns.5", 0, "'starts_ns' goes backwards"),
         ("state_series.0.t_s", 99.0, "'state_series' goes backwards"),
@@ -150,7 +150,7 @@ def test_a_missing_key_is_named(plain: str, path: str) -> None:
     for parent in parents:
         place = place[parent]
     del place[last]
-    with pytest.raises(SpecError, match=f"key '{path}' is missing"):
+    with pytest.raises(SpecError, match=f"missing key '{path}'"):
         RunResult.from_json(data)
 
 

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from targets.devices.state import DeviceState, StatePoint
+from targets.device_state import BatteryRecord, DeviceState, StatePoint
 from targets.profile import Requirements
-from targets.result import BatteryRecord
 from targets.verdict import Verdict, judge, mask_held, standing_reasons
 
 MS = 1_000_000

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from edge.artifact import Artifact, load_constants
 from edge.errors import DeviceError
 from edge.files import temporary_folder
-from edge.latency import LatencySettings
+from edge.latency import ColdStart, LatencySettings
 from edge.session import Array, Feeds, Session, check_feeds, check_outputs
 from edge.spec import ModelSpec
-from targets.devices.readings import StatePoint
-from targets.result import ColdStart, RunnerRecord
+from targets.device_state import StatePoint
+from targets.result import RunnerRecord
 from targets.runners.native.call import (
     NativeInput,
     NativeNetwork,

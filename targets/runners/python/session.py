@@ -14,12 +14,12 @@ import numpy as np
 from edge.artifact import Artifact, load_constants
 from edge.errors import DeviceError
 from edge.files import temporary_folder
-from edge.latency import LatencySettings, spread_reasons
+from edge.latency import ColdStart, LatencySettings, spread_reasons
 from edge.runner import mask_reasons
 from edge.session import Array, Feeds, InferencePrecision, Session, check_feeds
 from edge.spec import TensorSpec
-from targets.devices.readings import StatePoint
-from targets.result import ColdStart, RunnerRecord
+from targets.device_state import StatePoint
+from targets.result import RunnerRecord
 from targets.runners.python.call import PythonOutput, PythonRun, finished_python_run, python_argv
 from targets.runners.session import TimedRun
 from targets.transports.transport import Transport, countdown, scratch_folder

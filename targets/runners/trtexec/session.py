@@ -24,10 +24,10 @@ from edge.engines.trtexec import BuildKit, Timing, trtexec_run_argv, trtexec_tim
 from edge.engines.trtexec_output import read_export_output, read_export_times, trtexec_warnings
 from edge.errors import DeviceError, EngineError, FeedError
 from edge.files import temporary_folder
-from edge.latency import LatencySettings
+from edge.latency import ColdStart, LatencySettings
 from edge.session import Array, Feeds, Session, check_feeds, check_outputs
 from targets.devices.readings import DeviceInfo
-from targets.result import ColdStart, RunnerRecord
+from targets.result import RunnerRecord
 from targets.runners.session import TimedRun
 from targets.runners.trtexec.build import (
     NO_MEMORY,

@@ -40,10 +40,10 @@ def edge(*words: Any) -> int:
 
 
 PHONE = DeviceInfo(
-    "adb 1a2b", "android", "Xiaomi Mi 10", "SM8250", "Android 12 (API 31)", "aarch64", 8
+    "adb 1a2b", "Xiaomi Mi 10", "SM8250", "Android 12 (API 31)", "aarch64", 8, "android"
 )
 FOUND = [
-    Nearby("local", info=DeviceInfo("local", "linux", None, None, None, "riscv64", 4)),
+    Nearby("local", info=DeviceInfo("local", None, None, None, "riscv64", 4, "linux")),
     Nearby("adb", "1a2b", info=PHONE, targets=("android-sd865",)),
     Nearby("adb", "3c4d", problem="is offline, it does not answer: unplug it"),
     Nearby("ssh", "pi@10.0.0.5", problem="its host key is not known"),

@@ -202,7 +202,7 @@ def test_the_closest_profile_comes_first(tmp_path: Path) -> None:
         for make in (raspberry_pi, jetson, phone)
     )
     desktop = DeviceInfo(
-        "lab", "linux", "OptiPlex", "11th Gen Intel(R) Core(TM) i7-11700", None, "x86_64", 16
+        "lab", "OptiPlex", "11th Gen Intel(R) Core(TM) i7-11700", None, "x86_64", 16, "linux"
     )
     for info, transport, closest in (
         (pi5, "ssh", "raspberry-pi-5"),

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from edge.errors import DeviceError
+from targets.device_state import BatteryRecord
 from targets.devices.jetson import ClockRange, parse_jetson_clocks
 from targets.devices.readings import answers
 from targets.devices.state import (
     DeviceInfo,
-    DeviceState,
-    StatePoint,
     StateSampler,
     check_device,
     read_device,
@@ -23,7 +22,6 @@ from targets.devices.state import (
     wait_until_cool,
 )
 from targets.profile import Kind, load_profile
-from targets.result import BatteryRecord
 from tests.stand_ins.state_stand_ins import (
     BATTERY,
     CPU,
@@ -313,17 +311,6 @@ def test_a_virtual_machine_shows_little(tmp_path: Path) -> None:
         "clocks: the kernel shows none (a virtual machine?)",
         "temperatures: the kernel shows none (a virtual machine?)",
     )
-    assert state.record().unreadable == state.unreadable
-
-
-def test_a_record_has_all_that_was_read() -> None:
-    state = DeviceState(
-        {"cpu0": "performance"}, {"cpu0": 1}, {"cpu0": 2}, 3, {"cpu": 4.0}, 5, {"core": 6},
-        BatteryRecord(7, True, False), "15W", 8.0, 9.0, ("nothing",),
-    )  # fmt: skip
-    assert vars(state.record()) == vars(state)
-    point = StatePoint(1.0, {"cpu": 2.0}, {"cpu0": 3}, 4.0, 5, 6)
-    assert vars(point.record()) == vars(point)
 
 
 # --------------------------------------------------------------------------------- identity
@@ -413,7 +400,6 @@ def test_tools_that_print_anything_never_break_the_reading(tmp_path: Path, kind:
         state = read_state(device, kind)
         assert all(isinstance(value, float) for value in state.temperatures_c.values())
         assert all(isinstance(value, int) for value in state.clocks_khz.values())
-        state.record()
         read_device(device)
 
 
@@ -447,7 +433,6 @@ def test_a_sampler_follows_a_run(tmp_path: Path) -> None:
     assert [point.thermal_status for point in sampler.points[:4]] == [0, 0, 1, 1]
     times = [point.t_s for point in sampler.points]
     assert times == sorted(times) and times[0] >= 0
-    assert sampler.points[1].shifted(2.0).t_s == times[1] + 2.0
     assert sampler.problem is None
     count = len(device.calls)
     time.sleep(0.05)

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from targets.device_state import StatePoint
 from targets.report.page import html_page
 from targets.report.plots import Point, histogram, over_time, scatter, state_over_time
 from targets.report.svg import apart, log_ticks, round_ticks
-from targets.result import RunResult, StateSample
+from targets.result import RunResult
 from tests.stand_ins.chromium import Chromium
 from tests.stand_ins.synthetic_runs import (
     emulated_run,
@@ -151,7 +152,7 @@ def test_names_of_devices_cannot_become_markup() -> None:
         reasons=(evil,),
         warnings=(evil,),
         settings={evil: evil},
-        state_series=(StateSample(0.0, {evil: 40.0}, {evil: 1000}, None),),
+        state_series=(StatePoint(0.0, {evil: 40.0}, {evil: 1000}, None),),
     )
     other = replace(run, run_id="valid", valid=True, reasons=())
     text = html_page([run, other], made=MADE, title=evil)
@@ -231,15 +232,15 @@ _STRANGE = {
     "nothing": with_samples(_AT_70, (), valid=False, reasons=("the cable was pulled",)),
     "one state": replace(
         _AT_70,
-        state_series=(StateSample(-2.0, {"cpu": -3.5}, {}, 0.0),),
+        state_series=(StatePoint(-2.0, {"cpu": -3.5}, {}, 0.0),),
         state_before=None,
         settings={},
     ),
     "states in part": replace(
         _AT_70,
         state_series=(
-            StateSample(0.0, {"a": 1.0}, {}, None),
-            StateSample(5.0, {"b": 1.0}, {"x": 0}, None),
+            StatePoint(0.0, {"a": 1.0}, {}, None),
+            StatePoint(5.0, {"b": 1.0}, {"x": 0}, None),
         ),
         published=None,
         parity=None,
@@ -260,7 +261,7 @@ def test_strange_runs_become_pages(name: str) -> None:
 def test_many_clocks_become_a_band_and_like_ones_share_a_line() -> None:
     def series(clocks: dict[str, int]) -> RunResult:
         points = tuple(
-            StateSample(float(t), {}, {name: khz - t for name, khz in clocks.items()}, None)
+            StatePoint(float(t), {}, {name: khz - t for name, khz in clocks.items()}, None)
             for t in range(5)
         )
         return replace(phone_run(count=70), state_series=points)

@@ -62,7 +62,7 @@ def test_what_an_engine_depends_on_gives_another(board: Board, kits: Kits) -> No
     board.open(kits.one, workspace_mb=256)
     board.open(kits.open)
     board.open(kits.open, batch=1)
-    board.open(kits.one, device=DeviceInfo("local", "jetson", "AGX", "tegra234", None, None, 12))
+    board.open(kits.one, device=DeviceInfo("local", "AGX", "tegra234", None, None, 12, "jetson"))
     assert len([name for name in board.kept() if name.endswith(".engine")]) == 6
     board.install((10, 7, 0))
     board.open(kits.one)
@@ -80,7 +80,7 @@ def test_another_machines_gpu_is_asked_for(board: Board, kits: Kits) -> None:
     smi = board.bin / "nvidia-smi"
     smi.write_text("#!/bin/sh\n[ \"$1\" = --query-gpu=name ] && echo 'NVIDIA H200'\n")
     smi.chmod(0o755)
-    board.open(kits.one, device=DeviceInfo("local", "linux", "PowerEdge", "EPYC", None, None, 8))
+    board.open(kits.one, device=DeviceInfo("local", "PowerEdge", "EPYC", None, None, 8, "linux"))
     assert any(name.startswith("nvidia-h200-10.3.0-") for name in board.kept())
 
 
