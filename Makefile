@@ -1,7 +1,7 @@
 # Names for commands; the logic is in `edge` and .ci/. `make help` explains.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-torch setup-onnx2tf setup-runner setup-tests setup-openmmlab convert devices bench report assets deploy run eval sensitivity verify info zoo fetch \
-  export bench-runtime bench-variants bench-harness bench-peers bench-tracking docs-pictures choose train-demo lint test test-quick test-slow test-openmmlab test-faults lock clean
+.PHONY: help setup setup-torch setup-onnx2tf setup-runner setup-tests setup-openmmlab setup-docs convert devices bench report assets deploy run eval sensitivity verify info zoo fetch \
+  export bench-runtime bench-variants bench-harness bench-peers bench-tracking docs docs-pictures choose train-demo lint test test-quick test-slow test-openmmlab test-faults lock clean
 
 TARGET ?= android
 MODEL ?= rtmpose-t-demo
@@ -160,6 +160,14 @@ bench-peers: .venv/.ready ## pictures to keypoints against rtmlib and mmdeploy's
 bench-tracking: .venv/.ready ## who keeps people's numbers: both trackers and rtmlib's, IDF1 and switches
 	@$(python) -m tests.benches.bench_tracking
 
+setup-docs: .venv/.ready ## build the environment that makes the manual a site (docs does it on first need)
+	@.ci/setup docs
+
+docs: setup-docs ## the manual as a site: build/site/index.html
+	@$(python) .ci/cli_reference $(CURDIR)/build/cli.md
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+	@echo "docs: build/site/index.html"
+
 docs-pictures: .venv/.ready ## make the pictures of the manual again
 	@$(python) -m tests.docs_pictures
 
@@ -199,6 +207,8 @@ lock: ## pin the newest allowed versions anew (needs uv)
 	  --no-annotate --override converters/formats/onnx2tf.overrides.txt --upgrade -o converters/formats/onnx2tf.lock
 	uv pip compile tests/openmmlab/stack.in --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --no-annotate --override tests/openmmlab/stack.overrides.txt --upgrade -o tests/openmmlab/stack.lock
+	uv pip compile docs/site.in --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  --no-annotate --upgrade -o docs/site.lock
 	for pair in onnx:onnxruntime openvino:openvino tflite:tflite ncnn:ncnn; do uv pip compile pyproject.toml \
 	  --extra $${pair#*:} --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header \
 	  --no-annotate --override lock.overrides.txt --upgrade -o targets/runners/python/locks/$${pair%:*}.lock || exit 1; done

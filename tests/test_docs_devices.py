@@ -1,4 +1,4 @@
-"""docs/devices.md: the keys of a run's file and the commands are those that there are."""
+"""docs/devices.md and files.md: keys of runs and artifacts, a profile, commands that reach."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from edge.artifact import MANIFEST_KEYS
 from edge.errors import EdgeError
 from targets.profile import load_profile, read_profile
 from targets.result import KIND, RUNNERS, SCHEMA, RunResult
@@ -17,6 +18,7 @@ from targets.transports.opening import check_reach
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "docs/devices.md").read_text(encoding="utf-8")
+FILES = (ROOT / "docs/files.md").read_text(encoding="utf-8")
 _WORDS = {
     str: ("text", "texts"),
     bool: ("true or false", ""),
@@ -58,8 +60,7 @@ def expected_rows(record: type, before: str = "") -> dict[str, str]:
 
 
 def test_every_key_of_a_run_is_documented_with_its_type() -> None:
-    section = TEXT[TEXT.index("\n## The run file\n") :]
-    section = section[: section.index("\n## ", 1)]
+    section = FILES[FILES.index("\n## The run file\n") :]
     rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \| (.+) \|$", section, re.MULTILINE)
     documented = {key: kind for key, kind, _ in rows}
     assert len(documented) == len(rows)
@@ -70,6 +71,11 @@ def test_every_key_of_a_run_is_documented_with_its_type() -> None:
     assert str(SCHEMA) in meaning["schema"]
     assert meaning["kind"] == f"`{KIND}`"
     assert all(f"`{name}`" in meaning["runner.name"] for name in RUNNERS)
+
+
+def test_every_key_of_an_artifact_is_documented() -> None:
+    section = FILES[FILES.index("\n## An artifact\n") : FILES.index("\n## The run file\n")]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(MANIFEST_KEYS)
 
 
 def test_the_profile_in_the_text_can_be_read(tmp_path: typing.Any) -> None:
@@ -85,12 +91,12 @@ def test_the_profile_in_the_text_can_be_read(tmp_path: typing.Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", sorted({*re.findall(r"make bench (TARGET=[^`\n#]+)", TEXT)}), ids=str.strip
+    "line", sorted({*re.findall(r"edge bench (--target [^`\n#]+)", TEXT)}), ids=str.strip
 )
 def test_the_commands_name_targets_that_can_be_reached_so(line: str) -> None:
-    words = dict(word.split("=", 1) for word in re.findall(r"\w+=[^\s\]`,]+", line))
-    profile = load_profile(words["TARGET"])
-    check_reach(profile, host=words.get("HOST"), serial=words.get("SERIAL"))
+    words = dict(re.findall(r"--(\w+) ([^\s\]`,]+)", line))
+    profile = load_profile(words["target"])
+    check_reach(profile, host=words.get("host"), serial=words.get("serial"))
     if profile.transport == "ssh":
         with pytest.raises(EdgeError):
             check_reach(profile, host=None, serial=None)

@@ -1,4 +1,4 @@
-"""The pages of the manual: links lead somewhere, commands parse, and the library's page runs."""
+"""The pages of the manual: all are reached, links lead somewhere, commands parse, programs run."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ import pytest
 from edge.cli import _parser, main
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.long
-
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MANUAL = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *MANUAL]
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -44,6 +43,32 @@ def anchors(page: Path) -> set[str]:
     """What a heading is called in a link, by GitHub's rule."""
     heads = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    named = re.findall(r"(\S+\.md)$", site[site.index("\nnav:") :], re.MULTILINE)
+    assert sorted(named) == [page.name for page in MANUAL]
+    # The README's list leads to all of them but the site's own first page.
+    assert {Path(link).name for link in links(ROOT / "README.md")} >= set(named) - {"index.md"}
+
+
+@every_page
+def test_what_a_page_takes_from_another_file_is_there(page: Path) -> None:
+    for file, section in re.findall(r'^--8<-- "([^":]+):?([^"]*)"$', TEXTS[page], re.MULTILINE):
+        if file.startswith("build/"):  # made by `make docs`
+            continue
+        text = (ROOT / file).read_text(encoding="utf-8")
+        begin, end = (f"--8<-- [{word}:{section}]" for word in ("start", "end"))
+        assert text.count(begin) == text.count(end) == 1, section
+        # It is shown in another folder, where a relative link would lead elsewhere.
+        assert "](" not in text[text.index(begin) : text.index(end)], section
+
+
+@every_page
+def test_edge_is_written_in_one_way(page: Path) -> None:
+    """After `source .venv/bin/activate`, which README and first steps say once."""
+    assert ".venv/bin/edge" not in TEXTS[page] and ".venv/bin/python" not in TEXTS[page]
 
 
 @every_page
@@ -91,14 +116,28 @@ def shell_lines(text: str) -> Iterator[str]:
 @every_page
 def test_commands_of_blocks_parse(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for line in shell_lines(TEXTS[page]):
-        if not re.match(r"(\.venv/bin/)?edge ", line):
-            continue
-        # What may be left out stands in brackets.
-        words = shlex.split(re.sub(r"[\[\]]", " ", line.partition(" #")[0]))
-        try:
-            _parser().parse_args([word for word in words[1:] if word != "..."])
-        except SystemExit:
-            pytest.fail(f"{line}\n{capsys.readouterr().err}")
+        check_command(line, capsys)
+
+
+def check_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line that begins with edge is one that the parsers take; another is none of ours."""
+    if not line.startswith("edge "):
+        return
+    # What may be left out stands in brackets.
+    words = shlex.split(re.sub(r"[\[\]]", " ", line.partition(" #")[0]))
+    try:
+        _parser().parse_args([word for word in words[1:] if word != "..."])
+    except SystemExit:
+        pytest.fail(f"{line}\n{capsys.readouterr().err}")
+
+
+def test_the_table_of_the_readme_has_whole_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    text = TEXTS[ROOT / "README.md"]
+    table = text[text.index("| I have |") : text.index("[end:table]")]
+    commands = re.findall(r"`(edge [^`]+ [^`]+)`", table)
+    assert len(commands) > 12
+    for line in commands:
+        check_command(line, capsys)
 
 
 @every_page
@@ -114,7 +153,7 @@ def test_commands_and_options_in_the_text_exist(page: Path) -> None:
         options |= set(OPTION.findall(file.read_text(encoding="utf-8")))
     for code in re.findall(r"`([^`\n]+)`", prose(page)):
         named = set(OPTION.findall(code)) - FOREIGN
-        command = re.match(r"(?:\.venv/bin/)?edge ([a-z]+)", code)
+        command = re.match(r"edge ([a-z]+)", code)
         if command:
             assert command[1] in known, code
             assert named <= {*known[command[1]]._option_string_actions}, code
@@ -122,6 +161,10 @@ def test_commands_and_options_in_the_text_exist(page: Path) -> None:
             assert named <= options, code
         for goal in re.findall(r"^make ([a-z0-9-]+)", code):
             assert re.search(rf"^{goal}:", (ROOT / "Makefile").read_text(), re.MULTILINE), code
+        for path in re.findall(
+            r"^((?:edge|converters|calibration|targets|tests|docs)/[\w./-]*)$", code
+        ):
+            assert (ROOT / path).exists() or "NAME" in path, path
 
 
 @every_page
@@ -154,6 +197,17 @@ def python_blocks() -> list[str]:
     return [block for language, block in blocks if language == "python"]
 
 
+@pytest.mark.long
+def test_the_readme_s_python_runs(
+    beside_models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ((_, code),) = (found for found in FENCE.findall(TEXTS[PAGES[0]]) if found[0] == "python")
+    monkeypatch.chdir(beside_models)
+    exec(code, {})
+    assert len(re.findall(r"^\[[\d. ]+\] \[\[", capsys.readouterr().out, re.MULTILINE)) == 4
+
+
+@pytest.mark.long
 def test_the_program_prints_what_the_page_says(beside_models: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", python_blocks()[0]],
@@ -181,6 +235,7 @@ def test_the_program_prints_what_the_page_says(beside_models: Path) -> None:
     assert (beside_models / "drawn.jpg").is_file()
 
 
+@pytest.mark.long
 def test_the_loop_over_a_video_follows_people(
     beside_models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

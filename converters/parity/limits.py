@@ -42,7 +42,7 @@ class Limits:
 # Why these: fp32 differs from the reference by the order of summation alone, which may still move
 # a maximum between two equal neighbouring bins (half a pixel each). fp16 keeps 11 bits of every
 # weight (and activation on ARM): logits move by about 0.01, boxes by a fraction of a pixel, and a
-# flat maximum by a few bins. Measured figures are in the README's table of variants.
+# flat maximum by a few bins. Measured figures are in docs/parity.md.
 # Quantised answers are held to the accuracy on a whole data set (`accuracy` in this room). A single
 # crop says little (an ankle may change sides), and so do the distances of background cells, which
 # INT8 moves far without any harm. What fails here is plainly broken.

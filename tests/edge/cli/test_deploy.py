@@ -209,7 +209,7 @@ def test_options_that_exclude_each_other() -> None:
 def test_the_commands_of_the_manual_are_understood() -> None:
     text = (ROOT / "docs/boards.md").read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.startswith("edge deploy ")]
-    assert len(lines) == 5
+    assert len(lines) == 8
     for line in lines:
         arguments = parsed(*shlex.split(line)[2:])
         load_profile(arguments.target)
