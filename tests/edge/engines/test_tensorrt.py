@@ -24,6 +24,7 @@ from edge.engines.trtexec import BuildKit
 from edge.errors import ArtifactError, EngineError, EngineMissingError, FeedError, SpecError
 from edge.session import Array, EngineSettings, open_session
 from edge.spec import TensorSpec, Variant
+from tests.stand_ins.contracts import check_engine, images_of
 from tests.stand_ins.made_artifacts import some_constants
 from tests.stand_ins.specs import rtmo_spec
 from tests.stand_ins.tensorrt_stand_ins import (
@@ -132,6 +133,14 @@ def test_every_generation_gives_the_networks_answers(
                 assert got[name].dtype == np.float32
     # One block a tensor, for the largest batch, taken once: the input and two rows of bins.
     assert world.device.allocated_bytes == 4 * MOST * (3 * 64 * 48 + 17 * 96 + 17 * 128)
+
+
+def test_it_keeps_the_contract_of_engines(tmp_path: Path, world: World) -> None:
+    source = tiny_artifact(tmp_path)
+    world.has_tensorrt("10.3.0")
+    with open_session(source, ONE) as reference:
+        want = [reference.run(feeds) for feeds in images_of(source.spec, 4, seed=99)]
+    check_engine(open_engine, as_engine(source), want)
 
 
 @pytest.mark.parametrize("version", ["8.2.1", "10.3.0"])

@@ -1,4 +1,7 @@
-"""What every transport promises, held against a real SSH server and this machine alike."""
+"""What every transport promises: this machine, a real SSH server, and the example of a new one.
+
+Those of adb are held on a stand-in phone, whose Android is another system: test_adb.py.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,7 @@ from targets.transports.transport import (
     remove_work_dir,
     shell_line,
 )
+from tests.stand_ins.examples import example
 from tests.stand_ins.programs_here import goes_on, noise
 from tests.stand_ins.ssh_server import SshServer, ssh_server
 
@@ -74,17 +78,33 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
         yield running
 
 
-@pytest.fixture(scope="module", params=["local", "ssh"])
+def local_transport(folder: Path, request: pytest.FixtureRequest) -> Transport:
+    del request
+    return open_local(folder)
+
+
+def ssh_transport(folder: Path, request: pytest.FixtureRequest) -> Transport:
+    del folder
+    server: SshServer = request.getfixturevalue("server")
+    return open_ssh(server.host, config=server.config, known_hosts=server.known_hosts)
+
+
+def example_transport(folder: Path, request: pytest.FixtureRequest) -> Transport:
+    """Of CONTRIBUTING.md."""
+    del request
+    opened: Transport = example("NiceTransport")(folder)
+    return opened
+
+
+TRANSPORTS = {"local": local_transport, "ssh": ssh_transport, "example": example_transport}
+
+
+@pytest.fixture(scope="module", params=TRANSPORTS)
 def connection(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Transport]:
-    opened: Transport
-    if request.param == "local":
-        opened = open_local(tmp_path_factory.mktemp("cache") / "edgepose/device")
-    else:
-        server: SshServer = request.getfixturevalue("server")
-        opened = open_ssh(server.host, config=server.config, known_hosts=server.known_hosts)
-    with closing(opened):
+    folder = tmp_path_factory.mktemp("cache") / "edgepose/device"
+    with closing(TRANSPORTS[request.param](folder, request)) as opened:
         yield opened
 
 
