@@ -76,7 +76,7 @@ help: ## this text
 	@echo "values for run: MODEL=, DETECTOR= (artifact folders, files or names), IMAGES='PHOTO ...', OUT="
 	@echo "values for eval, bench-variants: DATA=FILE.json|synthetic:N ($(DATA)), IMAGES=DIR, THREADS="
 	@echo "values for verify, info: ARTIFACT=DIR"
-	@echo "every goal is an edge command with more options: .venv/bin/edge --help"
+	@echo "every goal is an edge command with more options: source .venv/bin/activate, then edge --help"
 
 setup: .venv/.ready ## build .venv from the lock
 
@@ -166,7 +166,9 @@ setup-docs: .venv/.ready ## build the environment that makes the manual a site (
 docs: setup-docs ## the manual as a site: build/site/index.html
 	@$(python) .ci/cli_reference $(CURDIR)/build/cli.md
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
-	@echo "docs: build/site/index.html"
+	@! grep -rlE '<(script|link|img)[^>]* (src|href)="https?:' build/site --include='*.html' || \
+	  { echo "docs: these pages take something from another host" >&2; exit 1; }
+	@echo "docs: build/site/index.html; with its search: $(python) -m http.server -d build/site"
 
 docs-pictures: .venv/.ready ## make the pictures of the manual again
 	@$(python) -m tests.docs_pictures

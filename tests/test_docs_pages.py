@@ -167,6 +167,24 @@ def test_commands_and_options_in_the_text_exist(page: Path) -> None:
             assert (ROOT / path).exists() or "NAME" in path, path
 
 
+def test_the_reference_has_every_command_and_option(tmp_path: Path) -> None:
+    out = tmp_path / "folder/cli.md"
+    subprocess.run([sys.executable, ROOT / ".ci/cli_reference", out], check=True)
+    sections = dict(re.findall(r"^## edge (\S+)\n(.*?)(?=^## |\Z)", out.read_text(), re.S | re.M))
+    known = parsers()
+    assert list(sections) == list(known)
+    for name, parser in known.items():
+        shown = set(re.findall(r"(?<=[`(])--?[a-z][a-z0-9-]*", sections[name]))
+        hidden = {
+            option
+            for action in parser._actions
+            if action.help is argparse.SUPPRESS or "--help" in action.option_strings
+            for option in action.option_strings
+        }
+        assert shown >= {*parser._option_string_actions} - hidden, name
+        assert not shown & hidden, name
+
+
 @every_page
 def test_what_python_blocks_import_of_edge_is_there(page: Path) -> None:
     for language, block in FENCE.findall(TEXTS[page]):
