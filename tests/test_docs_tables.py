@@ -132,6 +132,12 @@ def test_the_errors_are_those_of_the_code() -> None:
     assert missing == []
 
 
+def test_pages_that_messages_name_are_there() -> None:
+    named = set(re.findall(r"\((docs/[\w./-]+)\)", texts_of_the_code()))
+    assert named
+    assert all((ROOT / path).is_file() for path in named), named
+
+
 def test_the_glossary_has_the_words_of_the_code() -> None:
     words = {row[0] for row in table("glossary.md", "word")[1:]}
     assert len(words) > 40
