@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import edge
 from edge.cli import _parser, main
 from tests.conftest import ROOT
 
@@ -183,6 +184,16 @@ def test_the_reference_has_every_command_and_option(tmp_path: Path) -> None:
         }
         assert shown >= {*parser._option_string_actions} - hidden, name
         assert not shown & hidden, name
+
+
+def test_the_reference_of_python_has_all_of_edge() -> None:
+    shown = re.findall(r"^::: (\S+)$", TEXTS[ROOT / "docs/api.md"], re.MULTILINE)
+    for name in shown:
+        module, _, last = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), last), name
+    # EdgeError is among edge.errors.
+    wanted = {f"edge.{name}" for name in edge.__all__} - {"edge.__version__", "edge.EdgeError"}
+    assert set(shown) >= wanted | {"edge.errors"}
 
 
 @every_page
