@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import ast
-import importlib
+import functools
+import importlib.machinery
+import importlib.util
 import re
 import shlex
 import shutil
@@ -16,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import edge
-from edge.cli import _parser, main
+from edge.cli import main
 from tests.conftest import ROOT
 
 MANUAL = sorted((ROOT / "docs").glob("*.md"))
@@ -99,12 +101,17 @@ def test_every_picture_can_be_made_again() -> None:
     assert {picture.stem for picture in (ROOT / "docs/pictures").iterdir()} == set(PICTURES)
 
 
+@functools.cache
 def parsers() -> dict[str, argparse.ArgumentParser]:
-    """The parser of each command."""
-    (commands,) = (
-        action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)
-    )
-    return dict(commands.choices)
+    """The parser of each command, as the command line's reference has them."""
+    path = str(ROOT / ".ci/cli_reference")
+    loader = importlib.machinery.SourceFileLoader("cli_reference", path)
+    spec = importlib.util.spec_from_loader("cli_reference", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    found: dict[str, argparse.ArgumentParser] = module.parsers()
+    return found
 
 
 def shell_lines(text: str) -> Iterator[str]:
@@ -126,8 +133,10 @@ def check_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
         return
     # What may be left out stands in brackets.
     words = shlex.split(re.sub(r"[\[\]]", " ", line.partition(" #")[0]))
+    known = parsers()
+    assert words[1] in known, line
     try:
-        _parser().parse_args([word for word in words[1:] if word != "..."])
+        known[words[1]].parse_args([word for word in words[2:] if word != "..."])
     except SystemExit:
         pytest.fail(f"{line}\n{capsys.readouterr().err}")
 
