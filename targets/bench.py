@@ -16,7 +16,7 @@ from pathlib import Path
 from edge.artifact import Artifact
 from edge.errors import DeviceError
 from edge.latency import LatencySettings
-from targets.device_state import DeviceState, StatePoint
+from targets.device_state import StatePoint
 from targets.devices.preparation import Preparation, PrepareOptions, prepared_device
 from targets.devices.state import (
     DeviceInfo,
@@ -34,18 +34,25 @@ from targets.result import (
     summarise,
     write_run,
 )
-from targets.runners.session import TimedRun
+from targets.runners.session import TimedRun, duration
 from targets.transports.transport import Transport
-from targets.verdict import judge, standing_reasons
+from targets.verdict import Evidence, judge, standing_reasons
 
-__all__ = ["Candidate", "Place", "artifact_record", "bench", "published_figure"]
+__all__ = [
+    "BenchOptions",
+    "Candidate",
+    "TargetDevice",
+    "artifact_record",
+    "bench",
+    "published_figure",
+]
 
 _LONGEST_INTERVAL_S = 5.0
 _SHORTEST_INTERVAL_S = 1.0
 
 
 @dataclass(frozen=True)
-class Place:
+class TargetDevice:
     """A device that was reached: ``watch`` is a connection of its own for what runs beside."""
 
     profile: Profile
@@ -75,59 +82,65 @@ class Candidate:
         return "-".join(filter(None, (self.record.model, self.record.variant, self.label)))
 
 
+@dataclass(frozen=True)
+class BenchOptions:
+    """``repeat`` runs a candidate, on a device set up as ``prepare`` says (None: the default).
+
+    With ``cool_down`` the device rests between runs until it is as cool as at the start.
+    """
+
+    repeat: int = 3
+    prepare: PrepareOptions | None = None
+    cool_down: bool = True
+
+    def __post_init__(self) -> None:
+        if self.repeat < 1:
+            raise ValueError(f"repeat must be at least 1, got {self.repeat}")
+
+
 def bench(
-    place: Place,
+    device: TargetDevice,
     candidates: Sequence[Candidate],
     settings: LatencySettings,
     folder: Path,
-    *,
-    repeat: int = 3,
-    options: PrepareOptions | None = None,
-    cool_down: bool = True,
+    options: BenchOptions,
     on_run: Callable[[Candidate, RunResult, Path], None],
     say: Callable[[str], None],
 ) -> list[str]:
     """Time the candidates A B C A B C, ``repeat`` times each, and write a file a run.
 
-    The device is set up before and put back after, whatever happens; between runs it cools down to
-    what it was at the start. A candidate whose runner fails is told of and left out from then on,
-    its reason is in the answer; where the device itself is gone, that is the DeviceError.
+    The device is set up before and put back after, whatever happens. A candidate whose runner fails
+    is told of and left out from then on, its reason is in the answer; where the device itself is
+    gone, that is the DeviceError.
     """
-    if repeat < 1:
-        raise ValueError(f"repeat must be at least 1, got {repeat}")
     if not candidates:
         return []  # a device is not set up for nothing
     folder.mkdir(parents=True, exist_ok=True)  # told now, not after the first run
     failed: dict[str, str] = {}
     started = time.monotonic()
-    total, done = repeat * len(candidates), 0
-    with prepared_device(place.transport, place.info.kind, options, say) as preparation:
-        state = read_state(place.transport, place.info.kind)
-        baseline_c = state.temperatures_c
-        for reason in standing_reasons(state, place.profile.requirements):
+    info, total, done = device.info, options.repeat * len(candidates), 0
+    with prepared_device(device.transport, info.kind, options.prepare, say) as preparation:
+        state = read_state(device.transport, info.kind)
+        cools = options.cool_down and not info.emulated
+        for reason in standing_reasons(state, device.profile.requirements):
             say(f"note: as it is now, every run will be INVALID: {reason}")
-        for number in range(1, repeat + 1):
+        for number in range(1, options.repeat + 1):
             for candidate in candidates:
                 done += 1
                 if candidate.name in failed:
                     continue
                 left_s = (time.monotonic() - started) / max(done - 1, 1) * (total - done + 1)
-                left = f", about {_minutes(left_s)} left" if done > 1 else ""
-                say(f"run {done} of {total}{left}: {candidate.name} on {place.info.name}")
+                left = f", about {duration(left_s)} left" if done > 1 else ""
+                say(f"run {done} of {total}{left}: {candidate.name} on {info.name}")
+                warnings = []
                 try:
-                    run = _run_once(
-                        place,
-                        candidate,
-                        settings,
-                        number,
-                        preparation,
-                        baseline_c if cool_down and done > 1 and not place.info.emulated else None,
-                        say,
-                    )
+                    if cools and done > 1:
+                        warnings = _cooled(device, state.temperatures_c, say)
+                    run = _run_once(device, candidate, settings, number, preparation, warnings)
                 except DeviceError as error:
                     # A runner that failed on a device that still answers spoils its own runs only.
                     try:
-                        read_state(place.transport, place.info.kind)
+                        read_state(device.transport, info.kind)
                     except DeviceError:
                         raise error from None
                     failed[candidate.name] = str(error)
@@ -173,46 +186,49 @@ def published_figure(
     return PublishedFigure(figures[name], profile.published_source)
 
 
+def _cooled(
+    device: TargetDevice, baseline_c: Mapping[str, float], say: Callable[[str], None]
+) -> list[str]:
+    """Wait until the device is as cool as its baseline; a warning where it did not get there."""
+    cooled = wait_until_cool(
+        device.transport,
+        device.info.kind,
+        baseline_c,
+        timeout_s=device.profile.cooldown_timeout_s,
+        tolerance_c=device.profile.cooldown_tolerance_c,
+        say=say,
+    )
+    return [cooled.warning] if cooled.warning else []
+
+
 def _run_once(
-    place: Place,
+    device: TargetDevice,
     candidate: Candidate,
     settings: LatencySettings,
     number: int,
     preparation: Preparation,
-    baseline_c: Mapping[str, float] | None,
-    say: Callable[[str], None],
+    warnings: list[str],
 ) -> RunResult:
-    """One run, from the cool-down to the verdict."""
-    profile, info = place.profile, place.info
-    warnings: list[str] = []
-    if baseline_c is not None:
-        cooled = wait_until_cool(
-            place.transport,
-            info.kind,
-            baseline_c,
-            timeout_s=profile.cooldown_timeout_s,
-            tolerance_c=profile.cooldown_tolerance_c,
-            say=say,
-        )
-        warnings += [cooled.warning] if cooled.warning else []
-    before = read_state(place.transport, info.kind)
+    """One run, from its start to the verdict; ``warnings`` are those from before it."""
+    info = device.info
+    before = read_state(device.transport, info.kind)
     started = datetime.now(UTC)
     interval_s = min(_LONGEST_INTERVAL_S, max(_SHORTEST_INTERVAL_S, settings.min_duration_s / 8))
-    with StateSampler(place.watch, info.kind, interval_s) as sampler:
+    with StateSampler(device.watch, info.kind, interval_s) as sampler:
         begin_s = time.monotonic()
         timed = candidate.measure(settings)
         took_s = time.monotonic() - begin_s
-    after = read_state(place.transport, info.kind)
+    after = read_state(device.transport, info.kind)
     points = _under_load(sampler.points, timed, took_s)
     if sampler.problem:
         warnings.append(f"the state during the run is not known: {sampler.problem}")
-    verdict = judge(
+    evidence = Evidence(
         before=before,
         after=after,
-        series=points,
+        points=points,
         samples_ns=timed.samples_ns,
         mode=settings.mode,
-        required=profile.requirements,
+        required=device.profile.requirements,
         cpu_mask=candidate.cpu_mask,
         affinity=timed.affinity,
         threads=timed.threads,
@@ -221,55 +237,19 @@ def _run_once(
         on_cpu=timed.on_cpu,
         harness_reasons=timed.reasons,
     )
-    warnings += [*timed.warnings, *verdict.warnings]
-    return _result(
-        place, candidate, settings, number, preparation, started, before, after, points, timed,
-        verdict.reasons, tuple(dict.fromkeys(warnings)),
-    )  # fmt: skip
-
-
-def _under_load(
-    points: Sequence[StatePoint], timed: TimedRun, took_s: float
-) -> tuple[StatePoint, ...]:
-    """The sampler's points and the runner's own on the clock of ``starts_ns``, none before it.
-
-    ``took_s`` is how long the runner's whole call took: its last sample ends with it, but for the
-    tail.
-    """
-    if not timed.starts_ns:
-        return tuple(points)
-    first_s = took_s - timed.tail_s - (timed.starts_ns[-1] + timed.samples_ns[-1]) / 1e9
-    watched = [dataclasses.replace(point, t_s=point.t_s - first_s) for point in points]
-    loaded = [point for point in (*watched, *timed.points) if point.t_s >= 0]
-    return tuple(sorted(loaded, key=lambda point: point.t_s))
-
-
-def _result(
-    place: Place,
-    candidate: Candidate,
-    settings: LatencySettings,
-    number: int,
-    preparation: Preparation,
-    started: datetime,
-    before: DeviceState,
-    after: DeviceState,
-    points: Sequence[StatePoint],
-    timed: TimedRun,
-    reasons: tuple[str, ...],
-    warnings: tuple[str, ...],
-) -> RunResult:
+    verdict = judge(evidence)
     # Two runs may begin in one second: on two boards of a kind, or of a network that is quick.
     stamp = f"{started:%Y%m%dT%H%M%S}.{started.microsecond // 1000:03}Z"
     asked = dataclasses.asdict(settings)
     mode = asked.pop("mode")
     prepared = {"prepared": "; ".join(preparation.notes)} if preparation.notes else {}
     return RunResult(
-        run_id=f"{stamp}-{place.profile.name}-{candidate.name}-{number}".replace("+", "-"),
+        run_id=f"{stamp}-{device.profile.name}-{candidate.name}-{number}".replace("+", "-"),
         started_utc=started.isoformat(timespec="seconds").replace("+00:00", "Z"),
-        target=place.profile.name,
-        transport=place.transport.kind,
-        emulated=place.info.emulated,
-        device=place.info.record,
+        target=device.profile.name,
+        transport=device.transport.kind,
+        emulated=info.emulated,
+        device=info.record,
         artifact=candidate.record,
         runner=timed.runner,
         engine=timed.engine,
@@ -286,14 +266,26 @@ def _result(
         summary=summarise(timed.samples_ns),
         state_before=before,
         state_after=after,
-        state_series=tuple(points),
+        state_series=points,
         parity=candidate.parity,
         published=candidate.published,
-        valid=not reasons,
-        reasons=reasons,
-        warnings=warnings,
+        valid=verdict.valid,
+        reasons=verdict.reasons,
+        warnings=tuple(dict.fromkeys([*warnings, *timed.warnings, *verdict.warnings])),
     )
 
 
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+def _under_load(
+    points: Sequence[StatePoint], timed: TimedRun, took_s: float
+) -> tuple[StatePoint, ...]:
+    """The sampler's points and the runner's own on the clock of ``starts_ns``, none before it.
+
+    ``took_s`` is how long the runner's whole call took: its last sample ends with it, but for the
+    tail.
+    """
+    if not timed.starts_ns:
+        return tuple(points)
+    first_s = took_s - timed.tail_s - (timed.starts_ns[-1] + timed.samples_ns[-1]) / 1e9
+    watched = [dataclasses.replace(point, t_s=point.t_s - first_s) for point in points]
+    loaded = [point for point in (*watched, *timed.points) if point.t_s >= 0]
+    return tuple(sorted(loaded, key=lambda point: point.t_s))

@@ -32,7 +32,7 @@ __all__ = ["bench_target"]
 def bench_target(arguments: argparse.Namespace) -> int:
     """Time artifacts on a target."""
     host.need_checkout("bench")
-    from targets.bench import Place, bench
+    from targets.bench import BenchOptions, TargetDevice, bench
     from targets.devices.preparation import PrepareOptions, check_idle
     from targets.devices.state import check_device, read_device
     from targets.profile import load_profile
@@ -52,7 +52,7 @@ def bench_target(arguments: argparse.Namespace) -> int:
             )
             for _ in range(2)
         )
-        place = Place(profile, transport, watch, read_device(transport))
+        place = TargetDevice(profile, transport, watch, read_device(transport))
         check_device(place.info, profile)
         check_idle(transport)
         say(_shown(place.info))
@@ -75,13 +75,15 @@ def bench_target(arguments: argparse.Namespace) -> int:
                 candidates,
                 settings,
                 arguments.out / "results",
-                repeat=arguments.repeat,
-                options=PrepareOptions(
-                    stay_awake=not arguments.leave_settings,
-                    fixed_performance=not arguments.leave_settings,
-                    lock_clocks=arguments.lock_clocks,
+                BenchOptions(
+                    arguments.repeat,
+                    PrepareOptions(
+                        stay_awake=not arguments.leave_settings,
+                        fixed_performance=not arguments.leave_settings,
+                        lock_clocks=arguments.lock_clocks,
+                    ),
+                    cool_down=not arguments.no_cooldown,
                 ),
-                cool_down=not arguments.no_cooldown,
                 on_run=on_run,
                 say=say,
             )

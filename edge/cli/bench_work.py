@@ -20,7 +20,7 @@ from edge.spec import Format
 
 if TYPE_CHECKING:
     from converters.job import FeedSource
-    from targets.bench import Candidate, Place
+    from targets.bench import Candidate, TargetDevice
     from targets.result import ArtifactRecord, ParityRecord
     from targets.runners.native.call import NativePrecision
     from targets.runners.session import DeviceSession, TimedRun
@@ -48,7 +48,7 @@ class BenchWork:
     """Bringing artifacts to the device; what fails there does not stop the others."""
 
     arguments: argparse.Namespace
-    place: Place
+    place: TargetDevice
     stack: ExitStack
 
     def __post_init__(self) -> None:

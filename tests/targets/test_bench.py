@@ -14,7 +14,14 @@ from edge.errors import DeviceError
 from edge.latency import ColdStart, LatencySettings
 from edge.spec import Variant
 from targets import bench as module
-from targets.bench import Candidate, Place, artifact_record, bench, published_figure
+from targets.bench import (
+    BenchOptions,
+    Candidate,
+    TargetDevice,
+    artifact_record,
+    bench,
+    published_figure,
+)
 from targets.device_state import BatteryRecord, DeviceState, StatePoint
 from targets.devices.preparation import Preparation
 from targets.devices.readings import DeviceInfo
@@ -118,7 +125,7 @@ def run(
     folder: Path, candidates: list[Candidate], **more: Any
 ) -> tuple[list[RunResult], list[str]]:
     runs: list[RunResult] = []
-    place = Place(
+    place = TargetDevice(
         load_profile("android"),
         FakeTransport(),
         FakeTransport(name="watch"),
@@ -129,7 +136,9 @@ def run(
         assert read_runs([path]) == (result,)
         runs.append(result)
 
-    failures = bench(place, candidates, SETTINGS, folder, on_run=on_run, say=lambda _: None, **more)
+    failures = bench(
+        place, candidates, SETTINGS, folder, BenchOptions(**more), on_run, lambda _: None
+    )
     return runs, failures
 
 
@@ -270,9 +279,9 @@ def test_a_state_that_spoils_every_run_is_told_first(
 ) -> None:
     device["state"] = replace(STATE, battery=BatteryRecord(20, powered=True, saver=False))
     said: list[str] = []
-    place = Place(load_profile("android"), FakeTransport(), FakeTransport(), INFO)
+    place = TargetDevice(load_profile("android"), FakeTransport(), FakeTransport(), INFO)
     one = candidate("a", lambda _: timed())
-    bench(place, [one], SETTINGS, tmp_path, repeat=1, on_run=lambda *_: None, say=said.append)
+    bench(place, [one], SETTINGS, tmp_path, BenchOptions(repeat=1), lambda *_: None, said.append)
     assert "every run will be INVALID: its battery holds 20 %" in said[0]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from targets.device_state import BatteryRecord, DeviceState, StatePoint
 from targets.profile import Requirements
-from targets.verdict import Verdict, judge, mask_held, standing_reasons
+from targets.verdict import Evidence, Verdict, judge, mask_held, standing_reasons
 
 MS = 1_000_000
 QUIET = [10 * MS + (index * 7919) % 100_000 for index in range(200)]
@@ -32,7 +32,7 @@ def verdict(before: DeviceState = STATE, after: DeviceState | None = None, **mor
         "threads": 4,
         "required": Requirements(powered=True, battery_percent=50),
     }
-    return judge(before=before, after=before if after is None else after, **given | more)
+    return judge(Evidence(before, before if after is None else after, **given | more))
 
 
 def only_reason(found: Verdict) -> str:
@@ -50,7 +50,7 @@ def points(*clocks: int, name: str = "cpu4", rest: int = 2_419_200) -> list[Stat
 
 
 def test_a_fair_run_counts() -> None:
-    found = verdict(series=points(2_419_200, 2_419_200, 2_419_200))
+    found = verdict(points=points(2_419_200, 2_419_200, 2_419_200))
     assert found == Verdict((), ())
     assert found.valid
 
@@ -98,7 +98,7 @@ def test_heat() -> None:
     assert "rose from 0 (none) to 1 (light)" in only_reason(verdict(STATE, after))
     # It rose in mid-run and was back at the end.
     series = [StatePoint(0.0, thermal_status=0), StatePoint(1.0, thermal_status=2)]
-    assert "to 2 (moderate)" in only_reason(verdict(series=[*series, StatePoint(2.0)]))
+    assert "to 2 (moderate)" in only_reason(verdict(points=[*series, StatePoint(2.0)]))
     warm = replace(STATE, thermal_status=1)
     found = verdict(warm)
     assert found.valid and "1 (light) from the start" in found.warnings[0]
@@ -125,7 +125,7 @@ def test_throttle_bits(before: int, after: int, words: str) -> None:
 def test_throttle_bits_in_mid_run_and_of_old() -> None:
     cool = replace(STATE, throttle_bits=0)
     series = [StatePoint(0.0, throttle_bits=0x8), StatePoint(1.0, throttle_bits=0)]
-    assert "soft temperature limit" in only_reason(verdict(cool, series=series))
+    assert "soft temperature limit" in only_reason(verdict(cool, points=series))
     old = replace(STATE, throttle_bits=0x50000)
     found = verdict(old)
     assert found.valid
@@ -142,7 +142,7 @@ def test_counted_throttling() -> None:
     ("last", "fell"), [(2_419_200, False), (2_177_280, False), (2_177_279, True), (1_000, True)]
 )
 def test_a_clock_may_fall_by_a_tenth(last: int, fell: bool) -> None:
-    found = verdict(series=points(2_419_200, 2_419_200, last))
+    found = verdict(points=points(2_419_200, 2_419_200, last))
     assert found.valid == (not fell)
     if fell:
         assert "the clock of cpu4 fell from 2419 MHz" in only_reason(found)
@@ -151,37 +151,37 @@ def test_a_clock_may_fall_by_a_tenth(last: int, fell: bool) -> None:
 
 
 def test_one_low_reading_is_no_fall() -> None:
-    assert verdict(series=points(*[2_419_200] * 4, 800_000, *[2_419_200] * 4)).valid
-    assert verdict(series=points(800_000)).valid
+    assert verdict(points=points(*[2_419_200] * 4, 800_000, *[2_419_200] * 4)).valid
+    assert verdict(points=points(800_000)).valid
 
 
 def test_idle_cores_may_slow_down() -> None:
     # Outside the mask.
     outside = points(1_804_800, 1_804_800, 300_000, name="cpu0")
-    assert verdict(series=outside).valid
+    assert verdict(points=outside).valid
     limits = {**CLOCKS, "cpu0": 1_804_800}
     before = replace(STATE, max_clocks_khz=limits)
     assert verdict(before, replace(STATE, max_clocks_khz={**limits, "cpu0": 1})).valid
     # One thread in a mask of four: the fastest stands for the busy one.
     one = points(2_419_200, 2_419_200, 700_000)
-    assert verdict(series=one, threads=1).valid
-    assert not verdict(series=one, threads=4).valid
+    assert verdict(points=one, threads=1).valid
+    assert not verdict(points=one, threads=4).valid
     falling = [
         StatePoint(float(index), clocks_khz={"cpu4": clock, "cpu5": 600_000, "cpu0": 9_000_000})
         for index, clock in enumerate((2_400_000, 1_500_000, 1_500_000))
     ]
-    assert "the fastest core fell from 2400" in only_reason(verdict(series=falling, threads=1))
+    assert "the fastest core fell from 2400" in only_reason(verdict(points=falling, threads=1))
 
 
 def test_the_clock_that_counts_is_the_one_that_computes() -> None:
     gpu = [StatePoint(float(i), clocks_khz={"gpu": c, "emc": c}) for i, c in enumerate((900, 500))]
-    assert verdict(series=gpu).valid
-    found = verdict(series=gpu, on_cpu=False, cpu_mask=None)
+    assert verdict(points=gpu).valid
+    found = verdict(points=gpu, on_cpu=False, cpu_mask=None)
     assert only_reason(found) == "the clock of gpu fell from 1 MHz to 0 MHz"
     cores = points(2_419_200, 1_000_000)
-    assert verdict(series=cores, on_cpu=False, cpu_mask=None).valid
+    assert verdict(points=cores, on_cpu=False, cpu_mask=None).valid
     arm = [StatePoint(float(i), clocks_khz={"arm": c}) for i, c in enumerate((2400, 1500))]
-    assert not verdict(series=arm, cpu_mask=None).valid
+    assert not verdict(points=arm, cpu_mask=None).valid
 
 
 def test_power() -> None:

@@ -32,6 +32,7 @@ from edge.errors import DeviceError, EngineError, SpecError, first_line
 from edge.files import sha256_of
 from targets.devices.readings import DeviceInfo
 from targets.devices.state import read_device
+from targets.runners.session import duration
 from targets.transports.transport import Done, Transport, check, scratch_folder
 
 __all__ = [
@@ -249,7 +250,7 @@ def _told(what: str, say: Say) -> Iterator[None]:
 
     def tell() -> None:
         while not over.wait(_BEAT_S):
-            say(f"{what}: {_minutes(time.monotonic() - begin)} so far")
+            say(f"{what}: {duration(time.monotonic() - begin)} so far")
 
     say(f"{what}: takes minutes, and is done once")
     teller = threading.Thread(target=tell, name="trtexec build", daemon=True)
@@ -287,7 +288,3 @@ def _read(path: Path) -> str:
 
 def _text(done: Done) -> str:
     return (done.stdout + b"\n" + done.stderr).decode(errors="replace")
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
