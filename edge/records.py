@@ -17,7 +17,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from numbers import Integral, Real
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from edge.errors import EdgeError, SpecError
 
@@ -319,7 +319,7 @@ def _rule_of(kind: Any, defaults: bool, other: bool) -> Rule:
         return list_of(inner[0], "a list", most=2**63)
     if origin is Mapping:
         return mapping_of(inner[1], "a table")
-    if isinstance(kind, types.UnionType):
+    if origin in (Union, types.UnionType):
         return one_of(*inner)
     hints = _hints(kind)
     needed = [
@@ -345,11 +345,12 @@ def _made(kind: Any, value: Any) -> Any:
     if get_origin(kind) is Annotated:
         return _made(arguments[0], value)
     if get_origin(kind) is tuple:
-        plain = arguments[0] in (int, str, bool)
-        return tuple(value if plain else (_made(arguments[0], item) for item in value))
+        item = arguments[0]
+        plain = get_args(item)[0] if get_origin(item) is Annotated else item
+        return tuple(value if plain in (int, str, bool) else (_made(item, one) for one in value))
     if get_origin(kind) is Mapping:
         return {key: _made(arguments[1], item) for key, item in value.items()}
-    if isinstance(kind, types.UnionType):
+    if get_origin(kind) in (Union, types.UnionType):
         fits = (one for one in arguments if _rule_of(one, True, True).fits(value))
         return _made(next(fits), value)
     if is_dataclass(kind) and isinstance(kind, type):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from targets.result import ArtifactRecord, ParityRecord
     from targets.runners.native.call import NativePrecision
     from targets.runners.session import DeviceSession, TimedRun
-    from targets.runners.trtexec.session import TrtexecSession
+    from targets.runners.trtexec.session import RemoteTrtexecSession
 
     _Measure = Callable[[LatencySettings], TimedRun]
 
@@ -184,7 +184,7 @@ class BenchWork:
 
     def _python(self, artifact: Artifact) -> DeviceSession:
         from targets.runners.placement import place_with_engine
-        from targets.runners.python.session import open_python
+        from targets.runners.python.session import PythonSession
         from targets.runners.python.setup import python_for
 
         precision = self.arguments.inference_precision
@@ -201,17 +201,17 @@ class BenchWork:
             folder = place_with_engine(self.place.transport, artifact, engine_path)
         else:
             folder = self._folder(artifact)
-        return open_python(
+        return PythonSession(
             self.place.transport,
             artifact,
             python=python,
-            remote_folder=folder,
+            folder=folder,
             threads=self.threads,
             cpu_mask=self.cpu_mask,
             inference_precision=precision,
         )
 
-    def _trtexec(self, artifact: Artifact) -> TrtexecSession:
+    def _trtexec(self, artifact: Artifact) -> RemoteTrtexecSession:
         from targets.runners.trtexec.session import open_trtexec
 
         return open_trtexec(

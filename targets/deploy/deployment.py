@@ -27,7 +27,7 @@ from targets.deploy.service import (
 )
 from targets.deploy.versions import Deployments, Version, Within, new_name
 from targets.runners.placement import place_artifact, place_with_engine
-from targets.runners.python.session import PythonSession, open_python
+from targets.runners.python.session import PythonSession
 from targets.runners.python.setup import python_for
 from targets.runners.python.wheels import Say
 from targets.transports.transport import Progress, check
@@ -200,8 +200,8 @@ def _fill(
             remote = place_with_engine(place, artifact, options.engine(artifact))
         else:
             remote = place_artifact(place, artifact, on_progress=options.on_progress(artifact))
-        session = open_python(
-            place, artifact, python=python, remote_folder=remote, threads=options.threads
+        session = PythonSession(
+            place, artifact, python=python, folder=remote, threads=options.threads
         )
         summary = judge(artifact, session)
         say(f"  {summary}")

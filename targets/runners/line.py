@@ -1,22 +1,55 @@
-"""The one line of JSON that a runner prints, read strictly: garbage and half lines are told."""
+"""The one line of JSON that a runner prints, read strictly: garbage and half lines are told.
+
+What a line holds is a dataclass; the types here are those of its fields that are narrower than
+Python's own.
+"""
 
 from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, NoReturn, TypeVar
 
-from edge.errors import DeviceError
+from edge.errors import DeviceError, SpecError
+from edge.records import Rule, number, read_record
 
-__all__ = ["check_starts", "dump_name", "read_line", "text_of", "whole"]
+__all__ = ["Count", "DumpName", "Mask", "Time", "check_starts", "read_line"]
 
 Run = TypeVar("Run")
+
+Count = Annotated[
+    int,
+    Rule("a count", lambda n: isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**63),
+]
+Time = Annotated[float, number(0)]
+
+
+def _is_mask(value: object) -> bool:
+    try:
+        return isinstance(value, str) and int(value, 16) >= 0
+    except ValueError:
+        return False
+
+
+Mask = Annotated[str, Rule("a hexadecimal mask", _is_mask)]
+# Inside the dump's folder, whatever the other side says.
+DumpName = Annotated[
+    str,
+    Rule(
+        "a file's name",
+        lambda name: (
+            isinstance(name, str)
+            and posixpath.basename(name) == name
+            and name.endswith((".bin", ".npy"))
+        ),
+    ),
+]
 
 
 def read_line(
     text: str,
-    read: Callable[[Mapping[str, Any]], Run],
+    line: type[Run],
     *,
     kind: str,
     schema: int,
@@ -24,21 +57,18 @@ def read_line(
     runner: str,
     fix: str,
 ) -> Run:
-    """What ``read`` makes of a line of this kind and schema; DeviceError for anything else.
+    """The value of a line of this kind and schema; DeviceError for anything else.
 
     ``runner`` is for the messages, and ``fix`` what to do about another schema.
     """
-    line = text.strip()
+    said = text.strip()
     try:
-        data = json.loads(line, parse_constant=_refuse_constant)
+        data = json.loads(said, parse_constant=_refuse_constant)
         spoken = _schema(data, kind)
         if spoken == schema:
-            return read(data)
-    except (
-        *(ArithmeticError, AttributeError, LookupError),
-        *(RecursionError, TypeError, ValueError),
-    ) as error:
-        shown = line if len(line) <= 80 else f"{line[:40]}...{line[-40:]}"
+            return read_record(line, data, defaults=True, other=True)
+    except (LookupError, RecursionError, SpecError, TypeError, ValueError) as error:
+        shown = said if len(said) <= 80 else f"{said[:40]}...{said[-40:]}"
         raise DeviceError(
             f"{device}: what {runner} printed is not its one line of JSON ({error}): {shown!r}; "
             "something else writes to its stdout, or it was cut off"
@@ -46,30 +76,6 @@ def read_line(
     raise DeviceError(
         f"{device}: {runner} there speaks schema {spoken}, this edgepose reads {schema}: {fix}"
     )
-
-
-def whole(value: object) -> int:
-    """A count, from 0; ValueError otherwise."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{value!r} where a count should be")
-    return value
-
-
-def text_of(value: object) -> str:
-    """A text; TypeError otherwise."""
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} where a text should be")
-    return value
-
-
-def dump_name(value: object, ending: str) -> str | None:
-    """A name inside the dump's folder, whatever the other side says; None where nothing is."""
-    if value is None:
-        return None
-    name = text_of(value)
-    if posixpath.basename(name) != name or not name.endswith(ending):
-        raise ValueError(f"a dump called {name!r}")
-    return name
 
 
 def check_starts(samples_ns: Sequence[int], starts_ns: Sequence[int]) -> None:
@@ -81,7 +87,10 @@ def check_starts(samples_ns: Sequence[int], starts_ns: Sequence[int]) -> None:
 def _schema(data: Mapping[str, Any], kind: str) -> int:
     if data["kind"] != kind:
         raise ValueError(f"its kind is not {kind!r}")
-    return whole(data["schema"])
+    spoken: object = data["schema"]
+    if not isinstance(spoken, int):
+        raise TypeError(f"its schema is {spoken!r}")
+    return spoken
 
 
 def _refuse_constant(name: str) -> NoReturn:

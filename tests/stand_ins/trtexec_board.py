@@ -16,7 +16,7 @@ from edge.latency import LatencySettings
 from edge.session import Array
 from edge.spec import ModelSpec, Variant
 from targets.devices.readings import DeviceInfo
-from targets.runners.trtexec.session import TrtexecSession, open_trtexec
+from targets.runners.trtexec.session import RemoteTrtexecSession, open_trtexec
 from targets.transports.local import LocalTransport
 from tests.conftest import tiny_simcc_model
 from tests.stand_ins import trtexec_stand_in as stand_in
@@ -88,7 +88,7 @@ class Board:
     def install(self, version: Version = (10, 3, 0), **settings: Any) -> None:
         self.program = stand_in.install(self.bin, version, **settings)
 
-    def open(self, artifact: Artifact, **options: Any) -> TrtexecSession:
+    def open(self, artifact: Artifact, **options: Any) -> RemoteTrtexecSession:
         transport = options.pop("transport", self.transport)
         return open_trtexec(
             transport,

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from edge.errors import DeviceError, last_line
 from edge.latency import LatencySettings
-from targets.runners.line import check_starts, dump_name, read_line, text_of, whole
+from targets.runners.line import Count, DumpName, Mask, check_starts, read_line
 from targets.transports.transport import Done
 
 __all__ = [
@@ -101,8 +101,6 @@ def runner_argv(
     threads: int,
     settings: LatencySettings | None = None,
     cpu_mask: str | None = None,
-    pause_ms: float = 0.0,
-    block_size: int = 64,
     dump: str | None = None,
     detector: NativeNetwork | None = None,
     interval: int = 5,
@@ -115,7 +113,7 @@ def runner_argv(
     ``interval``-th frame, ``network`` on each of its inputs (all of one name, one a person).
     """
     argv = [runner, *network.flags("--"), "--precision", precision, "--threads", str(threads)]
-    argv += mask_flags(cpu_mask) + timing_flags(settings, pause_ms, block_size)
+    argv += mask_flags(cpu_mask) + timing_flags(settings)
     if dump is not None:
         argv += ["--dump", dump]
     if detector is not None:
@@ -128,7 +126,7 @@ def mask_flags(cpu_mask: str | None) -> list[str]:
     return [] if cpu_mask is None else ["--cpu-mask", cpu_mask]
 
 
-def timing_flags(settings: LatencySettings | None, pause_ms: float, block_size: int) -> list[str]:
+def timing_flags(settings: LatencySettings | None) -> list[str]:
     """The runner's options for how to measure; without settings it does not."""
     if settings is None:
         values = {"warmup-count": "0", "warmup-ms": "0", "min-iterations": "0", "min-seconds": "0"}
@@ -139,8 +137,8 @@ def timing_flags(settings: LatencySettings | None, pause_ms: float, block_size: 
             "min-iterations": str(settings.min_count),
             "min-seconds": f"{settings.min_duration_s:.6g}",
             "max-seconds": f"{settings.max_duration_s:.6g}",
+            "pause-ms": f"{settings.pause_s * 1000:.6g}",
         }
-    values |= {"pause-ms": f"{pause_ms:.6g}", "block-size": str(block_size)}
     return [word for name, value in values.items() for word in (f"--{name}", value)]
 
 
@@ -154,9 +152,9 @@ class NativeClocks:
     None where the system does not say.
     """
 
-    samples: int
-    t_ns: int
-    khz: tuple[int | None, ...]
+    samples: Count
+    t_ns: Count
+    khz: tuple[Count | None, ...]
 
 
 @dataclass(frozen=True)
@@ -167,21 +165,42 @@ class NativeOutput:
     """
 
     name: str
-    shape: tuple[int, ...]
-    non_finite: int
+    shape: tuple[Count, ...]
+    non_finite: Count
     same_in_last: bool
-    file: str | None
+    file: DumpName | None
+
+
+@dataclass(frozen=True)
+class NativeCpu:
+    """The device's cores, the big ones of them, and its features as ncnn sees them."""
+
+    count: Count
+    big: Count
+    features: Mapping[str, bool]
+
+
+@dataclass(frozen=True)
+class NativeFrames:
+    """What was timed as frames: the detector in every ``interval``-th, and people in each.
+
+    ``networks_ns`` is the networks' part of each sample where pictures were timed, else empty;
+    ``detector_computes_in`` is then as the run's ``computes_in``, of a detector.
+    """
+
+    interval: Count
+    people: Count
+    networks_ns: tuple[Count, ...] = ()
+    detector_computes_in: NativePrecision | None = None
 
 
 @dataclass(frozen=True)
 class NativeRun:
-    """One run of the native runner.
+    """One run of the native runner, key by key as its line has it.
 
     ``build`` says what is compiled in (``ncnn`` its version, ``kernels``, ``compiler``, ``arch``).
     ``computes_in`` is what ncnn makes of ``precision`` on this CPU. ``affinity`` and
-    ``affinity_after`` hold one mask a thread. ``features`` are the CPU's as ncnn sees them.
-    ``networks_ns`` is the networks' part of each sample where pictures were timed, else empty;
-    ``detector_computes_in`` is then as ``computes_in``, of a detector.
+    ``affinity_after`` hold one mask a thread. ``pipeline`` is None where one network was timed.
     ``clocks`` were read before the first sample and after every block of samples. ``complete`` is
     False where the time ran out first. ``usage`` is the process's in the measured part:
     ``user_ns``, ``system_ns``, ``involuntary_switches``, ``major_faults``.
@@ -190,29 +209,30 @@ class NativeRun:
     build: Mapping[str, Any]
     precision: NativePrecision
     computes_in: NativePrecision
-    threads: int
+    threads: Count
     cpu_mask: str | None
-    affinity: tuple[str, ...]
-    affinity_after: tuple[str, ...]
-    cpus: int
-    big_cpus: int
-    features: Mapping[str, bool]
+    affinity: tuple[Mask, ...]
+    affinity_after: tuple[Mask, ...]
+    cpu: NativeCpu
     openmp_environment: tuple[str, ...]
-    load_ns: int
-    first_inference_ns: int
-    pipeline_interval: int | None
-    pipeline_people: int | None
-    detector_computes_in: NativePrecision | None
-    networks_ns: tuple[int, ...]
-    warmup_count: int
-    warmup_ns: int
+    load_ns: Count
+    first_inference_ns: Count
+    pipeline: NativeFrames | None
+    warmup_count: Count
+    warmup_ns: Count
     complete: bool
     clocks: tuple[NativeClocks, ...]
-    usage: Mapping[str, int]
-    peak_memory_kb: int | None
+    usage: Mapping[str, Count]
+    peak_memory_kb: Count | None
     outputs: tuple[NativeOutput, ...]
-    samples_ns: tuple[int, ...]
-    starts_ns: tuple[int, ...]
+    samples_ns: tuple[Count, ...]
+    starts_ns: tuple[Count, ...]
+
+    def __post_init__(self) -> None:
+        check_starts(self.samples_ns, self.starts_ns)
+        parts = len(self.pipeline.networks_ns) if self.pipeline else 0
+        if parts not in (0, len(self.samples_ns)):
+            raise ValueError(f"the networks' part of {parts} samples")
 
     @property
     def engine(self) -> str:
@@ -261,84 +281,13 @@ def parse_runner_line(text: str, device: str) -> NativeRun:
     """The value of the runner's line; DeviceError for anything else, garbage and half lines too."""
     return read_line(
         text,
-        _run,
+        NativeRun,
         kind=_KIND,
         schema=_SCHEMA,
         device=device,
         runner="the runner",
         fix="use the runner that belongs to it",
     )
-
-
-def _run(data: Mapping[str, Any]) -> NativeRun:
-    pipeline = data["pipeline"]
-    run = NativeRun(
-        build=dict(data["build"]),
-        precision=_precision(data["precision"]),
-        computes_in=_precision(data["computes_in"]),
-        threads=whole(data["threads"]),
-        cpu_mask=None if data["cpu_mask"] is None else text_of(data["cpu_mask"]),
-        affinity=tuple(map(text_of, data["affinity"])),
-        affinity_after=tuple(map(text_of, data["affinity_after"])),
-        cpus=whole(data["cpu"]["count"]),
-        big_cpus=whole(data["cpu"]["big"]),
-        features={text_of(name): _flag(has) for name, has in data["cpu"]["features"].items()},
-        openmp_environment=tuple(map(text_of, data["openmp_environment"])),
-        load_ns=whole(data["load_ns"]),
-        first_inference_ns=whole(data["first_inference_ns"]),
-        pipeline_interval=None if pipeline is None else whole(pipeline["interval"]),
-        pipeline_people=None if pipeline is None else whole(pipeline["people"]),
-        detector_computes_in=_detector_precision(pipeline),
-        networks_ns=tuple(map(whole, (pipeline or {}).get("networks_ns", ()))),
-        warmup_count=whole(data["warmup_count"]),
-        warmup_ns=whole(data["warmup_ns"]),
-        complete=_flag(data["complete"]),
-        clocks=tuple(
-            NativeClocks(
-                whole(item["samples"]),
-                whole(item["t_ns"]),
-                tuple(None if khz is None else whole(khz) for khz in item["khz"]),
-            )
-            for item in data["clocks"]
-        ),
-        usage={text_of(name): whole(value) for name, value in data["usage"].items()},
-        peak_memory_kb=None if data["peak_memory_kb"] is None else whole(data["peak_memory_kb"]),
-        outputs=tuple(map(_output, data["outputs"])),
-        samples_ns=tuple(map(whole, data["samples_ns"])),
-        starts_ns=tuple(map(whole, data["starts_ns"])),
-    )
-    check_starts(run.samples_ns, run.starts_ns)
-    if len(run.networks_ns) not in (0, len(run.samples_ns)):
-        raise ValueError(f"the networks' part of {len(run.networks_ns)} samples")
-    return run
-
-
-def _output(item: Mapping[str, Any]) -> NativeOutput:
-    return NativeOutput(
-        text_of(item["name"]),
-        tuple(map(whole, item["shape"])),
-        whole(item["non_finite"]),
-        _flag(item["same_in_last"]),
-        dump_name(item["file"], ".bin"),
-    )
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{value!r} where true or false should be")
-    return value
-
-
-def _precision(value: object) -> NativePrecision:
-    for precision in NATIVE_PRECISIONS:
-        if value == precision:
-            return precision
-    raise ValueError(f"{value!r} where a precision should be")
-
-
-def _detector_precision(pipeline: Mapping[str, Any] | None) -> NativePrecision | None:
-    found = (pipeline or {}).get("detector_computes_in")
-    return None if found is None else _precision(found)
 
 
 # --- files ----------------------------------------------------------------------------------------

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import math
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +21,10 @@ from edge.errors import DeviceError, ImageError, SpecError
 from edge.files import temporary_folder
 from edge.latency import LatencySettings
 from edge.pipeline import Pose
+from edge.records import Rule, list_of, number, one_of
 from edge.spec import ModelSpec
 from targets.app.manifest import manifest_of
-from targets.runners.line import read_line, text_of
+from targets.runners.line import read_line
 from targets.runners.native.call import check_done, finished_run, mask_flags, timing_flags
 from targets.runners.native.session import NativeSession, frames_of, limit_s, timed_run
 from targets.runners.session import TimedRun
@@ -75,7 +76,6 @@ def pipeline_argv(
     people: int | None = None,
     interval: int = 1,
     settings: LatencySettings | None = None,
-    block_size: int = 64,
 ) -> list[str]:
     """The command line that finds people in pictures, or with ``settings`` times it on one.
 
@@ -90,7 +90,7 @@ def pipeline_argv(
         argv += [] if people is None else ["--people", str(people)]
     if settings is None:
         return [*argv, "--find"]
-    return argv + timing_flags(settings, settings.pause_s * 1000, block_size)
+    return argv + timing_flags(settings)
 
 
 def check_codecs(pose: ModelSpec, detector: ModelSpec | None) -> None:
@@ -226,37 +226,52 @@ class NativePipeline:
             yield model(self.pose, "pose"), detector, tuple(pictures)
 
     def _people(self, line: str, picture: NativePicture, count: int) -> list[Pose]:
-        def read(data: Mapping[str, Any]) -> list[Pose]:
-            if text_of(data["picture"]) != picture.path:
-                raise ValueError(f"it tells of {data['picture']!r}")
-            return [_pose(one, count) for one in data["people"]]
-
-        return read_line(
+        found = read_line(
             line,
-            read,
+            _People,
             kind=_KIND,
             schema=_SCHEMA,
             device=self.pose.machine,
             runner="the runner",
             fix="use the runner that belongs to it",
         )
+        if found.picture != picture.path or any(
+            len(one.keypoints) != count for one in found.people
+        ):
+            raise DeviceError(
+                f"{self.pose.machine}: the runner told of {found.picture!r}, not of {picture.path} "
+                f"with {count} keypoints a person"
+            )
+        return [
+            Pose(
+                _array(one.box_xyxy),
+                float(_array([one.score])[0]),
+                np.stack([_array(point) for point in one.keypoints]),
+            )
+            for one in found.people
+        ]
 
 
-def _pose(data: Mapping[str, Any], count: int) -> Pose:
-    box = _floats(data["box_xyxy"], 4)
-    (score,) = _floats([data["score"]], 1)
-    points = data["keypoints"]
-    if not isinstance(points, list) or len(points) != count:
-        raise ValueError(f"not {count} keypoints")
-    return Pose(box, float(score), np.stack([_floats(point, 3) for point in points]))
+def _numbers(count: int) -> Rule:
+    """So many numbers; null stands for what is none."""
+    value = one_of(number(), Rule("null", lambda item: item is None))
+    return list_of(value, f"{count} numbers", least=count, most=count)
 
 
-def _floats(values: object, count: int) -> npt.NDArray[np.float32]:
-    """Numbers; null stands for what is none."""
-    if not isinstance(values, list) or len(values) != count:
-        raise ValueError(f"{values!r} where {count} numbers should be")
-    if any(
-        isinstance(one, bool) or not isinstance(one, (int, float, type(None))) for one in values
-    ):
-        raise TypeError(f"{values!r} where numbers should be")
+@dataclass(frozen=True)
+class _Person:
+    box_xyxy: Annotated[tuple[float | None, ...], _numbers(4)]
+    score: float | None
+    keypoints: tuple[Annotated[tuple[float | None, ...], _numbers(3)], ...]
+
+
+@dataclass(frozen=True)
+class _People:
+    """The runner's line of a picture."""
+
+    picture: str
+    people: tuple[_Person, ...]
+
+
+def _array(values: Sequence[float | None]) -> npt.NDArray[np.float32]:
     return np.array([math.nan if one is None else one for one in values], np.float32)

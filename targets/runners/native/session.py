@@ -108,9 +108,9 @@ class NativeSession(Session):
         Raises DeviceError where the runner fails, FeedError on a wrong feed.
         """
         left_s = countdown(self._timeout_s)
-        with self._pushed([feeds]) as (network, folder):
+        with self.pushed([feeds]) as (network, folder):
             dump = posixpath.join(folder, "out")
-            run = self._finish(network, None, left_s(), dump=dump)
+            run = self.finish(network, None, left_s(), dump=dump)
             with temporary_folder() as text:
                 for output in run.outputs:
                     if output.file:
@@ -123,15 +123,15 @@ class NativeSession(Session):
 
     def measure(self, feeds: Feeds, settings: LatencySettings) -> TimedRun:
         """Time the network on one image; DeviceError where the runner fails."""
-        with self._pushed([feeds]) as (network, _):
-            run = self._finish(network, settings, limit_s(settings))
+        with self.pushed([feeds]) as (network, _):
+            run = self.finish(network, settings, limit_s(settings))
         return timed_run(run, self.spec)
 
     def close(self) -> None:
         """Nothing stays loaded between calls."""
 
     @contextmanager
-    def _pushed(self, images: Sequence[Feeds]) -> Iterator[tuple[NativeNetwork, str]]:
+    def pushed(self, images: Sequence[Feeds]) -> Iterator[tuple[NativeNetwork, str]]:
         """The network fed with images (one input each), and a folder for what it leaves."""
         with (
             temporary_folder() as text,
@@ -148,7 +148,7 @@ class NativeSession(Session):
             outputs = tuple(tensor.name for tensor in self.spec.outputs)
             yield NativeNetwork(self.model_path, self.weights_path, tuple(inputs), outputs), folder
 
-    def _finish(
+    def finish(
         self,
         network: NativeNetwork,
         settings: LatencySettings | None,
@@ -159,6 +159,7 @@ class NativeSession(Session):
         interval: int = 1,
         precision: NativePrecision | None = None,
     ) -> NativeRun:
+        """One start of the runner on what `pushed` left there; `runner_argv` says the options."""
         argv = runner_argv(
             self.program[-1],
             network,
@@ -166,7 +167,6 @@ class NativeSession(Session):
             threads=self.threads,
             settings=settings,
             cpu_mask=self.cpu_mask,
-            pause_ms=settings.pause_s * 1000 if settings else 0.0,
             dump=dump,
             detector=detector,
             interval=interval,
@@ -194,8 +194,8 @@ def measure_pipeline(
     details have the medians of both kinds of frame.
     """
     frames = replace(settings, min_count=settings.min_count * interval)
-    with pose._pushed(people) as (network, _), detector._pushed([scene]) as (finder, _):
-        run = pose._finish(
+    with pose.pushed(people) as (network, _), detector.pushed([scene]) as (finder, _):
+        run = pose.finish(
             network,
             frames,
             limit_s(settings),
@@ -216,12 +216,12 @@ def timed_run(run: NativeRun, spec: ModelSpec) -> TimedRun:
     details: dict[str, Any] = {
         "peak_memory_kb": run.peak_memory_kb,
         "warmed_up_count": run.warmup_count,
-        "big_cpus": run.big_cpus,
-        "cpu_features": " ".join(sorted(name for name, has in run.features.items() if has)),
+        "big_cpus": run.cpu.big,
+        "cpu_features": " ".join(sorted(name for name, has in run.cpu.features.items() if has)),
         **run.usage,
     }
-    if run.pipeline_people is not None:
-        details |= {"interval": run.pipeline_interval, "people": run.pipeline_people}
+    if run.pipeline:
+        details |= {"interval": run.pipeline.interval, "people": run.pipeline.people}
     if run.openmp_environment:
         details["openmp_environment"] = " ".join(run.openmp_environment)
     return TimedRun(
@@ -263,15 +263,14 @@ def frames_of(timed: TimedRun, run: NativeRun, interval: int) -> TimedRun:
         "detector_frame_ms": median(group[0] for group in groups) / 1e6 if groups else None,
         "other_frame_ms": median(others) / 1e6 if others else None,
     }
-    if run.networks_ns and groups:
-        networks = [
-            sum(run.networks_ns[start * interval :][:interval]) / interval for start in range(whole)
-        ]
+    parts = run.pipeline.networks_ns if run.pipeline else ()
+    if parts and groups:
+        networks = [sum(parts[start * interval :][:interval]) / interval for start in range(whole)]
         frames = [sum(group) / interval for group in groups]
         details["networks_ms"] = median(networks) / 1e6
         details["networks_share"] = round(median(networks) / median(frames), 4)
-    if run.detector_computes_in:
-        details["detector_inference_precision"] = run.detector_computes_in
+    if run.pipeline and run.pipeline.detector_computes_in:
+        details["detector_inference_precision"] = run.pipeline.detector_computes_in
     return replace(
         timed,
         samples_ns=tuple(round(sum(group) / interval) for group in groups),

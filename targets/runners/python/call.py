@@ -5,16 +5,14 @@ Nothing here runs anything. `edge.runner` is the runner's own side and says what
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from edge.errors import DeviceError
 from edge.latency import LatencySettings
 from edge.runner import KIND, SCHEMA
 from edge.session import InferencePrecision
-from targets.runners.line import check_starts, dump_name, read_line, text_of, whole
+from targets.runners.line import Count, DumpName, Mask, Time, check_starts, read_line
 from targets.transports.transport import Done
 
 __all__ = [
@@ -87,34 +85,46 @@ def python_argv(
 class PythonOutput:
     """One output for one image; see `edge.runner.BenchOutput`."""
 
-    image: int
+    image: Count
     name: str
-    shape: tuple[int, ...]
-    non_finite: int
-    file: str | None
+    shape: tuple[Count, ...]
+    non_finite: Count
+    file: DumpName | None
 
 
 @dataclass(frozen=True)
 class PythonRun:
-    """One run of the Python runner; see `edge.runner.BenchRun`. No samples: the answers alone."""
+    """One run of the Python runner, the keys of its line that are used here.
+
+    See `edge.runner.BenchRun`. No samples: the answers alone.
+    """
 
     edge: str
     python: str
     numpy: str
     engine: str
     inference_precision: str
-    threads: int
-    affinity: tuple[str, ...]
-    load_ms: float
-    first_inference_ms: float
-    input_shape: tuple[int, ...]
+    threads: Count
+    affinity: tuple[Mask, ...]
+    affinity_after: tuple[Mask, ...]
+    load_ms: Time
+    first_inference_ms: Time
+    input_shape: tuple[Count, ...]
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
-    peak_memory_kb: int | None
-    clocks_khz_after: Mapping[str, int]
+    peak_memory_kb: Count | None
+    clocks_khz_after: Mapping[str, Count]
     outputs: tuple[PythonOutput, ...]
-    samples_ns: tuple[int, ...]
-    starts_ns: tuple[int, ...]
+    samples_ns: tuple[Count, ...]
+    starts_ns: tuple[Count, ...]
+
+    def __post_init__(self) -> None:
+        check_starts(self.samples_ns, self.starts_ns)
+
+    @property
+    def masks(self) -> tuple[str, ...]:
+        """The masks of all threads, before and after."""
+        return (*self.affinity, *self.affinity_after)
 
 
 def finished_python_run(done: Done, device: str) -> PythonRun:
@@ -137,58 +147,10 @@ def parse_python_line(text: str, device: str) -> PythonRun:
     """The value of the runner's line; DeviceError for anything else, garbage and half lines too."""
     return read_line(
         text,
-        _run,
+        PythonRun,
         kind=KIND,
         schema=SCHEMA,
         device=device,
         runner="the Python runner",
         fix="install the edgepose that belongs to it",
     )
-
-
-def _run(data: Mapping[str, Any]) -> PythonRun:
-    run = PythonRun(
-        edge=text_of(data["edge"]),
-        python=text_of(data["python"]),
-        numpy=text_of(data["numpy"]),
-        engine=text_of(data["engine"]),
-        inference_precision=text_of(data["inference_precision"]),
-        threads=whole(data["threads"]),
-        affinity=tuple(map(_mask, (*data["affinity"], *data["affinity_after"]))),
-        load_ms=_time(data["load_ms"]),
-        first_inference_ms=_time(data["first_inference_ms"]),
-        input_shape=tuple(map(whole, data["input_shape"])),
-        reasons=tuple(map(text_of, data["reasons"])),
-        warnings=tuple(map(text_of, data["warnings"])),
-        peak_memory_kb=None if data["peak_memory_kb"] is None else whole(data["peak_memory_kb"]),
-        clocks_khz_after={
-            text_of(name): whole(khz) for name, khz in data["clocks_khz_after"].items()
-        },
-        outputs=tuple(map(_output, data["outputs"])),
-        samples_ns=tuple(map(whole, data["samples_ns"])),
-        starts_ns=tuple(map(whole, data["starts_ns"])),
-    )
-    check_starts(run.samples_ns, run.starts_ns)
-    return run
-
-
-def _output(item: Mapping[str, Any]) -> PythonOutput:
-    return PythonOutput(
-        whole(item["image"]),
-        text_of(item["name"]),
-        tuple(map(whole, item["shape"])),
-        whole(item["non_finite"]),
-        dump_name(item["file"], ".npy"),
-    )
-
-
-def _time(value: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{value!r} where a time should be")
-    if not math.isfinite(value):
-        raise ValueError("a time without end")
-    return float(value)
-
-
-def _mask(value: object) -> str:
-    return f"{int(text_of(value), 16):x}"

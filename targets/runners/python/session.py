@@ -24,45 +24,19 @@ from targets.runners.python.call import PythonOutput, PythonRun, finished_python
 from targets.runners.session import TimedRun
 from targets.transports.transport import Transport, countdown, scratch_folder
 
-__all__ = ["PythonSession", "open_python"]
+__all__ = ["PythonSession"]
 
 # Starting Python, importing an engine and loading a network take minutes on the slowest boards.
 _START_S = 300.0
 
 
-def open_python(
-    transport: Transport,
-    artifact: Artifact,
-    *,
-    python: Sequence[str],
-    remote_folder: str,
-    threads: int,
-    cpu_mask: str | None = None,
-    inference_precision: InferencePrecision | None = None,
-    timeout_s: float = _START_S,
-) -> PythonSession:
-    """A session of an artifact whose files lie in ``remote_folder`` on the device.
-
-    ``python`` starts an interpreter there that has ``edge`` and the engine, as `python_for` gives
-    it. ``inference_precision`` None is the artifact's own. ``timeout_s`` is for one start, with its
-    answers. Nothing is run yet.
-    """
-    return PythonSession(
-        transport,
-        artifact,
-        python=python,
-        folder=remote_folder,
-        threads=threads,
-        cpu_mask=cpu_mask,
-        inference_precision=inference_precision,
-        timeout_s=timeout_s,
-    )
-
-
 class PythonSession(Session):
-    """Made by `open_python`. Every call starts the runner anew and loads the network.
+    """An artifact whose files lie in ``folder`` on the device.
 
-    ``engine`` and ``inference_precision`` say what was asked for until the first run tells.
+    Every call starts the runner anew and loads the network. ``python`` starts an interpreter there
+    that has ``edge`` and the engine, as `python_for` gives it. ``inference_precision`` None is the
+    artifact's own. ``timeout_s`` is for one start, with its answers. Until the first run tells
+    ``engine`` and ``inference_precision``, they say what was asked for.
     """
 
     def __init__(
@@ -73,9 +47,9 @@ class PythonSession(Session):
         python: Sequence[str],
         folder: str,
         threads: int,
-        cpu_mask: str | None,
-        inference_precision: InferencePrecision | None,
-        timeout_s: float,
+        cpu_mask: str | None = None,
+        inference_precision: InferencePrecision | None = None,
+        timeout_s: float = _START_S,
     ) -> None:
         self.spec = artifact.spec
         self.machine = transport.name
@@ -136,12 +110,12 @@ class PythonSession(Session):
         if not run.samples_ns:
             raise DeviceError(f"{self.machine}: the Python runner took no sample")
         held = 0
-        for mask in run.affinity:
+        for mask in run.masks:
             held |= int(mask, 16)
         # The verdict on the run says these itself, as reasons.
         known = (
             *spread_reasons(run.samples_ns, settings.mode),
-            *mask_reasons(self._cpu_mask, run.affinity),
+            *mask_reasons(self._cpu_mask, run.masks),
         )
         end_s = (run.starts_ns[-1] + run.samples_ns[-1]) / 1e9
         clocks = run.clocks_khz_after
@@ -150,7 +124,7 @@ class PythonSession(Session):
             engine=run.engine,
             inference_precision=run.inference_precision,
             threads=run.threads,
-            affinity=f"{held:x}" if run.affinity else None,
+            affinity=f"{held:x}" if run.masks else None,
             input_shape=run.input_shape,
             cold=ColdStart(run.load_ms, run.first_inference_ms),
             samples_ns=run.samples_ns,

@@ -41,7 +41,7 @@ from targets.runners.trtexec.build import (
 )
 from targets.transports.transport import Transport, scratch_folder
 
-__all__ = ["TrtexecSession", "open_trtexec"]
+__all__ = ["RemoteTrtexecSession", "open_trtexec"]
 
 _FILES_S = 600.0
 # Up to 8.4 an engine is "loaded", from then on read ("loaded") and then "deserialized".
@@ -67,7 +67,7 @@ def open_trtexec(
     workspace_mb: int = 1024,
     build_timeout_s: float = 3600.0,
     timeout_s: float = 300.0,
-) -> TrtexecSession:
+) -> RemoteTrtexecSession:
     """A session of a kit whose files lie in ``remote_folder``; the first one builds its engine.
 
     A kit with an open batch is optimised for batches of 4; ``batch`` closes it, and the engine is
@@ -89,12 +89,12 @@ def open_trtexec(
         workspace_mb=workspace_mb,
         timeout_s=build_timeout_s,
     )
-    return TrtexecSession(
+    return RemoteTrtexecSession(
         transport, artifact, kit, trtexec, engine, log_folder=log_folder, timeout_s=timeout_s
     )
 
 
-class TrtexecSession(Session):
+class RemoteTrtexecSession(Session):
     """A built engine on a device; see ``open_trtexec``."""
 
     def __init__(

@@ -11,7 +11,7 @@ import pytest
 
 from edge.errors import DeviceError
 from targets.runners.placement import place_with_engine
-from targets.runners.python.session import open_python
+from targets.runners.python.session import PythonSession
 from tests.stand_ins.trtexec_board import Board, Kits
 
 pytest.importorskip("onnx")
@@ -28,8 +28,8 @@ def test_the_python_runner_opens_the_engine(
     engine_path = board.open(artifact, batch=1).engine_path
     folder = place_with_engine(board.transport, artifact, engine_path)
     assert folder.endswith(f"/artifacts/{artifact.key[:16]}-built")
-    session = open_python(
-        board.transport, artifact, python=(sys.executable,), remote_folder=folder, threads=1
+    session = PythonSession(
+        board.transport, artifact, python=(sys.executable,), folder=folder, threads=1
     )
     got = session.run({"input": kits.image})
     for name, want in kits.answers(kits.image).items():

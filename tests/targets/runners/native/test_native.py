@@ -43,9 +43,8 @@ def test_a_command_line_in_full() -> None:
         POSE,
         precision="fp16",
         threads=4,
-        settings=LatencySettings(5, 0.25, 64, 1.5, 30.0),
+        settings=LatencySettings(5, 0.25, 64, 1.5, 30.0, pause_s=0.0025),
         cpu_mask="f0",
-        pause_ms=2.5,
         dump="/d/out",
     )
     assert argv[0] == "/d/runner"
@@ -63,7 +62,6 @@ def test_a_command_line_in_full() -> None:
         "--min-seconds": "1.5",
         "--max-seconds": "30",
         "--pause-ms": "2.5",
-        "--block-size": "64",
         "--dump": "/d/out",
     }
 
@@ -109,9 +107,9 @@ def test_a_line_becomes_a_run() -> None:
     assert (run.precision, run.computes_in, run.threads) == ("fp16", "fp16", 2)
     assert run.samples_ns == (9_000_000, 9_100_000, 9_050_000)
     assert run.clocks[1].khz == (None, 1700000) and run.clocks[1].samples == 3
-    assert run.peak_memory_kb is None and run.pipeline_interval is None
+    assert run.peak_memory_kb is None and run.pipeline is None
     assert run.outputs == (NativeOutput("x", (1, 17, 384), 0, True, "0-x.bin"),)
-    assert run.features["asimdhp"] and not run.features["i8mm"]
+    assert run.cpu.features["asimdhp"] and not run.cpu.features["i8mm"]
     assert run.reasons() == []
 
 

@@ -154,10 +154,10 @@ def test_parts_that_do_not_fit_their_samples(tmp_path: Path) -> None:
     ("people", "said"),
     [
         ([PERSON | {"box_xyxy": [1, 2, 3]}], "4 numbers"),
-        ([PERSON | {"score": "high"}], "numbers should be"),
-        ([PERSON | {"score": True}], "numbers should be"),
-        ([PERSON | {"keypoints": PERSON["keypoints"][:16]}], "not 17 keypoints"),
-        ([PERSON | {"keypoints": 17}], "not 17 keypoints"),
+        ([PERSON | {"score": "high"}], 'score\' must be a number or null, got "high"'),
+        ([PERSON | {"score": True}], "score' must be a number or null, got true"),
+        ([PERSON | {"keypoints": PERSON["keypoints"][:16]}], "17 keypoints a person"),
+        ([PERSON | {"keypoints": 17}], "keypoints' must be a list, got 17"),
         ([{"score": 1}], "box_xyxy"),
         (7, "is not its one line"),
     ],
@@ -176,7 +176,7 @@ def test_lines_that_are_missing_or_of_another_picture(tmp_path: Path) -> None:
     phone.told = json.dumps(
         {"schema": 1, "kind": "edgepose-people", "picture": "/elsewhere", "people": []}
     )
-    with pytest.raises(DeviceError, match="tells of '/elsewhere'"):
+    with pytest.raises(DeviceError, match="told of '/elsewhere'"):
         pipeline(phone, tmp_path).find(PICTURES[:1])
 
 

@@ -139,7 +139,7 @@ def test_an_older_arm_core_keeps_fp16_and_computes_in_fp32(
         pytest.skip("runs natively")
     older = [*arm[:-2], "cortex-a53", arm[-1]]
     ran = run(older, tiny.network, precision="fp16", dump=str(tmp_path))
-    assert ran.computes_in == "fp16-storage" and not ran.features["asimdhp"]
+    assert ran.computes_in == "fp16-storage" and not ran.cpu.features["asimdhp"]
     got = read_dump(ran.outputs, tmp_path, "here")
     want = wheel_answers(tiny.param, tiny.weights, {"input": tiny.image}, tiny.network.outputs)
     for name, value in want.items():
@@ -152,7 +152,7 @@ def test_an_older_arm_core_keeps_fp16_and_computes_in_fp32(
 
 def test_the_report_of_an_x86_run(x86: list[str], tiny: Tiny) -> None:
     settings = LatencySettings(3, 0.01, 200, 0.05, 60.0)
-    ran = run(x86, tiny.network, settings=settings, block_size=50, precision="fp16")
+    ran = run(x86, tiny.network, settings=settings, precision="fp16")
     # x86 has no half-precision arithmetic that ncnn would use.
     assert (ran.precision, ran.computes_in) == ("fp16", "fp32")
     assert ran.reasons() == [] and ran.complete
@@ -164,13 +164,13 @@ def test_the_report_of_an_x86_run(x86: list[str], tiny: Tiny) -> None:
     assert (np.array(ran.starts_ns[1:]) >= ends[:-1]).all()
     assert ran.load_ns > 0 and ran.first_inference_ns > 0
     counts = [clock.samples for clock in ran.clocks]
-    assert counts[:5] == [0, 50, 100, 150, 200] and counts[-1] == len(ran.samples_ns)
-    assert {len(clock.khz) for clock in ran.clocks} == {ran.cpus}
+    assert counts[:4] == [0, 64, 128, 192] and counts[-1] == len(ran.samples_ns)
+    assert {len(clock.khz) for clock in ran.clocks} == {ran.cpu.count}
     assert ran.peak_memory_kb is not None and 1000 < ran.peak_memory_kb < 1_000_000
     assert ran.usage["user_ns"] > 0.5 * sum(ran.samples_ns)
     assert [output.shape for output in ran.outputs] == [(1, 17, 96), (1, 17, 128)]
     flags = Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split()
-    assert ran.features["avx2"] == ("avx2" in flags)
+    assert ran.cpu.features["avx2"] == ("avx2" in flags)
 
 
 def test_the_report_of_an_arm_run(arm: list[str], tiny: Tiny) -> None:
@@ -178,12 +178,16 @@ def test_the_report_of_an_arm_run(arm: list[str], tiny: Tiny) -> None:
     assert (ran.computes_in, len(ran.samples_ns)) == ("fp16", 4)
     assert ran.build["arch"] == "aarch64" and {"arm82", "arm82dot"} <= set(ran.build["kernels"])
     if len(arm) > 1:
-        assert ran.features["asimdhp"] and ran.features["asimddp"] and not ran.features["i8mm"]
+        assert (
+            ran.cpu.features["asimdhp"]
+            and ran.cpu.features["asimddp"]
+            and not ran.cpu.features["i8mm"]
+        )
 
 
 def test_pauses_and_the_longest_time(x86: list[str], tiny: Tiny) -> None:
     settings = LatencySettings(0, 0.0, 10_000, 0.0, 0.3)
-    ran = run(x86, tiny.network, settings=settings, pause_ms=20.0)
+    ran = run(x86, tiny.network, settings=replace(settings, pause_s=0.02))
     assert not ran.complete and 5 <= len(ran.samples_ns) <= 16
     assert "time ran out" in ran.reasons()[0]
     gaps = np.diff(ran.starts_ns) - np.array(ran.samples_ns[:-1])
@@ -233,7 +237,7 @@ def test_a_pipeline_runs_the_detector_in_every_third_frame(
         settings=LatencySettings(1, 0.0, 40, 0.0, 60.0),
         dump=str(tmp_path / "out"),
     )
-    assert (ran.pipeline_interval, ran.pipeline_people) == (3, 2)
+    assert ran.pipeline and (ran.pipeline.interval, ran.pipeline.people) == (3, 2)
     assert len(ran.samples_ns) == 42  # whole intervals
     samples = np.array(ran.samples_ns).reshape(-1, 3)
     assert np.median(samples[:, 0]) > 1.5 * np.median(samples[:, 1:])
@@ -404,14 +408,13 @@ def test_a_signal_ends_it_cleanly(
     request: pytest.FixtureRequest, tiny: Tiny, tmp_path: Path, which: str, number: signal.Signals
 ) -> None:
     program: list[str] = request.getfixturevalue(which)
-    forever = LatencySettings(0, 0.0, 10**9, 0.0, 600.0)
+    forever = LatencySettings(0, 0.0, 10**9, 0.0, 600.0, pause_s=60.0)
     argv = runner_argv(
         program[-1],
         tiny.network,
         precision="fp32",
         threads=1,
         settings=forever,
-        pause_ms=60_000.0,
         dump=str(tmp_path / "out"),
     )
     process = subprocess.Popen(
@@ -432,7 +435,7 @@ def test_a_signal_ends_it_cleanly(
 
 
 def test_a_crash_is_one_line_that_says_where(x86: list[str], tiny: Tiny, tmp_path: Path) -> None:
-    forever = LatencySettings(0, 0.0, 10**9, 0.0, 600.0)
+    forever = LatencySettings(0, 0.0, 10**9, 0.0, 600.0, pause_s=60.0)
     argv = runner_argv(
         x86[-1],
         tiny.network,

@@ -21,7 +21,7 @@ from edge.runner import noise
 from edge.session import EngineSettings, open_session
 from targets.runners.placement import place_artifact
 from targets.runners.python.call import finished_python_run, parse_python_line, python_argv
-from targets.runners.python.session import PythonSession, open_python
+from targets.runners.python.session import PythonSession
 from targets.transports.fake import FakeTransport
 from targets.transports.local import LocalTransport, open_local
 from targets.transports.transport import Done
@@ -56,10 +56,10 @@ def local(tmp_path: Path) -> LocalTransport:
 def opened(transport: Any, artifact: Artifact, **options: Any) -> PythonSession:
     known: dict[str, Any] = {
         "python": (sys.executable,),
-        "remote_folder": str(artifact.folder),
+        "folder": str(artifact.folder),
         "threads": 1,
     }
-    return open_python(transport, artifact, **(known | options))
+    return PythonSession(transport, artifact, **(known | options))
 
 
 # The command line and the line
@@ -100,7 +100,7 @@ def test_a_line_as_it_is(line: str) -> None:
     assert list(run.samples_ns) == data["samples_ns"]
     assert len(run.samples_ns) == 3
     assert run.input_shape == (1, 3, 64, 48)
-    assert run.affinity == (*data["affinity"], *data["affinity_after"])
+    assert run.masks == (*data["affinity"], *data["affinity_after"])
     assert [output.name for output in run.outputs] == ["simcc_x", "simcc_y"]
 
 

@@ -30,7 +30,7 @@ from edge.runner import noise
 from edge.session import EngineSettings, open_session
 from edge.spec import FORMATS, Format
 from targets.runners.placement import place_artifact
-from targets.runners.python.session import open_python
+from targets.runners.python.session import PythonSession
 from targets.runners.python.setup import find_python, python_for
 from targets.runners.python.wheels import DevicePython, collect_wheels, device_lock, edge_wheel
 from targets.transports.fake import FakeTransport
@@ -545,7 +545,7 @@ def test_a_raspberry_pi_without_network(
     assert python_for(pi, kind, wheelhouse=house, say=print) == argv
     assert capsys.readouterr().out == ""
     folder = place_artifact(pi, artifact)
-    session = open_python(pi, artifact, python=argv, remote_folder=folder, threads=1)
+    session = PythonSession(pi, artifact, python=argv, folder=folder, threads=1)
     feeds = {"input": noise(artifact.spec)}
     got = session.run(feeds)
     with open_session(artifact, EngineSettings(1)) as here:
