@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from edge.errors import EdgeError, StepError
 
-__all__ = ["Row", "Step", "run_steps"]
+__all__ = ["Chain", "Done", "Row"]
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -23,44 +26,55 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step of a chain.
+class Done(Generic[Value]):
+    """What a step made, its size in bytes (None where it is no file) and a verdict for the row."""
 
-    ``requires`` and ``ensures`` return what is wrong, or nothing; ``run`` returns the size of what
-    it made in bytes (None where it makes nothing) and a verdict for the table.
-    """
-
-    name: str
-    run: Callable[[], tuple[int | None, str]]
-    requires: Callable[[], str | None] = lambda: None
-    ensures: Callable[[], str | None] = lambda: None
+    value: Value
+    size_bytes: int | None = None
+    verdict: str = ""
 
 
-def run_steps(
-    model: str,
-    steps: Sequence[Step],
-    on_row: Callable[[Row], None],
-    on_begin: Callable[[str, str], None] | None = None,
-) -> None:
-    """Run steps in order; an error names the step and the ones that ran before it.
+class Chain:
+    """Runs the steps of one model in order; an error names the step and the ones before it.
 
     ``on_begin`` hears of a step when it starts, ``on_row`` when it is done.
     """
-    done: list[str] = []
-    for step in steps:
-        where = f"{model}, step {step.name}" + (f" (after {', '.join(done)})" if done else "")
-        if on_begin:
-            on_begin(model, step.name)
+
+    def __init__(
+        self,
+        model: str,
+        on_row: Callable[[Row], None],
+        on_begin: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self._model = model
+        self._on_row = on_row
+        self._on_begin = on_begin
+        self._done: list[str] = []
+
+    def run(
+        self,
+        name: str,
+        step: Callable[[], Done[Value]],
+        requires: Callable[[], str | None] = lambda: None,
+        ensures: Callable[[Value], str | None] = lambda _: None,
+    ) -> Value:
+        """What a step makes. ``requires`` and ``ensures`` return what is wrong, or nothing."""
+        before = f" (after {', '.join(self._done)})" if self._done else ""
+        where = f"{self._model}, step {name}{before}"
+        if self._on_begin:
+            self._on_begin(self._model, name)
         start = time.perf_counter()
-        wrong = step.requires()
+        wrong = requires()
         if wrong:
             raise StepError(f"{where} cannot start: {wrong}")
         try:
-            size_bytes, verdict = step.run()
+            done = step()
         except EdgeError as error:
             raise type(error)(f"{where}: {error}") from error
-        wrong = step.ensures()
+        wrong = ensures(done.value)
         if wrong:
             raise StepError(f"{where} did not keep its promise: {wrong}")
-        done.append(step.name)
-        on_row(Row(model, step.name, time.perf_counter() - start, size_bytes, verdict))
+        self._done.append(name)
+        seconds = time.perf_counter() - start
+        self._on_row(Row(self._model, name, seconds, done.size_bytes, done.verdict))
+        return done.value

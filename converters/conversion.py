@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection
-from dataclasses import replace
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from converters.chain import Row, Step, run_steps
+from converters.chain import Chain, Done
 from converters.graph.data_files import data_sha256
 from converters.graph.prepare import Prepared
 from converters.job import Job, Quantiser
-from converters.model_in_work import Asked, ModelInWork, Route
+from converters.model_in_work import ConversionRequest, ModelInWork, Route, tool_versions
 from converters.parity.accuracy import AccuracyReport, judge_accuracy
 from converters.parity.answers import judge_parity, session_judge
-from converters.parity.arm import ARM_IMAGES, arm_failure, is_for_arm
+from converters.parity.arm import ARM_IMAGES, OnArm, arm_failure, is_for_arm
+from converters.parity.parity import ParityReport
 from edge.artifact import Artifact
 from edge.errors import AccuracyError, ParityError, SpecError
 from edge.files import sha256_of, staged_folder
@@ -25,12 +27,39 @@ from edge.session import EngineSettings, Session
 from edge.spec import QUANTISED, Variant
 
 __all__ = [
-    "Asked",
+    "ConversionRequest",
     "ModelInWork",
     "Route",
+    "checked_on_arm",
     "convert_variant",
     "open_quantised",
 ]
+
+
+@dataclass(frozen=True)
+class _Goal:
+    """What is made of which model, and how; ``private`` is where."""
+
+    model: ModelInWork
+    variant: Variant
+    route: Route
+    private: Path
+
+    @property
+    def batch(self) -> int | None:
+        return self.model.request.batch if self.route.batches else 1
+
+    @property
+    def on_arm(self) -> OnArm | None:
+        return self.model.request.on_arm if is_for_arm(self.variant) else None
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """An artifact with what was found of it, and why it is a failed one that is kept."""
+
+    artifact: Artifact
+    failure: ParityError | AccuracyError | None = None
 
 
 def convert_variant(
@@ -39,217 +68,190 @@ def convert_variant(
     route: Route,
     folder: Path,
     key: str,
-    tools: dict[str, str],
-    on_row: Callable[[Row], None],
-    on_begin: Callable[[str, str], None] | None = None,
+    chain: Chain,
 ) -> None:
     """Make one artifact folder; raises the error of the step that failed.
 
-    With ``Asked.keep_failed`` an artifact whose answers changed too much stays, marked as failed,
-    and the error is raised all the same.
+    With ``ConversionRequest.keep_failed`` an artifact whose answers changed too much stays, marked
+    as failed, and the error is raised all the same.
     """
     with staged_folder(folder) as private:
-        work = _Variant(model, variant, route, private, key, tools)
-        steps = [
-            Step(
-                str(variant),
-                work.convert,
-                requires=work.is_convertible,
-                ensures=work.files_exist,
-            ),
-            Step("parity", work.compare),
-        ]
-        if not model.is_prepared(work.batch):
-            steps.insert(0, Step("prepare", work.prepare, ensures=work.is_prepared))
+        goal = _Goal(model, variant, route, private)
+        if not model.is_prepared(goal.batch):
+            chain.run("prepare", partial(_prepare, goal), ensures=partial(_is_prepared, goal))
+        artifact = chain.run(
+            str(variant),
+            partial(_convert, goal, key),
+            requires=partial(_is_convertible, goal),
+            ensures=_files_exist,
+        )
+        state = chain.run("parity", partial(_compare, goal, artifact))
         if variant.precision in QUANTISED:
-            steps.append(Step("accuracy", work.score))
-        if work.on_arm:
-            steps.append(Step("arm", work.run_on_arm))
-        run_steps(model.source.name, steps, on_row, on_begin)
-        work.artifact.write_manifest()
-    if work.failure:
-        raise type(work.failure)(f"{work.failure}. Kept, marked as failed: {folder}")
+            state = chain.run("accuracy", partial(_score, goal, state))
+        if goal.on_arm:
+            state = chain.run("arm", partial(_run_on_arm, goal, state, goal.on_arm))
+        state.artifact.write_manifest()
+    if state.failure:
+        raise type(state.failure)(f"{state.failure}. Kept, marked as failed: {folder}")
 
 
-class _Variant:
-    """One variant of one model; each method is a step."""
+def _prepare(goal: _Goal) -> Done[Prepared]:
+    prepared = goal.model.prepared(goal.batch)
+    height, width = prepared.spec.input_hw
+    size = goal.model.prepared_path(goal.batch).stat().st_size
+    return Done(prepared, size, f"{prepared.spec.codec}, {height}x{width}")
 
-    def __init__(
-        self,
-        model: ModelInWork,
-        variant: Variant,
-        route: Route,
-        private: Path,
-        key: str,
-        tools: dict[str, str],
-    ) -> None:
-        self.model = model
-        self.variant = variant
-        self.route = route
-        self.private = private
-        self.key = key
-        self.tools = tools
-        self.batch = model.asked.batch if route.batches else 1
-        self.on_arm = model.asked.on_arm if is_for_arm(variant) else None
-        self.failure: ParityError | AccuracyError | None = None
 
-    def prepare(self) -> tuple[int | None, str]:
-        prepared = self.model.prepared(self.batch)
-        height, width = prepared.spec.input_hw
-        size = self.model.prepared_path(self.batch).stat().st_size
-        return size, f"{prepared.spec.codec}, {height}x{width}"
+def _is_prepared(goal: _Goal, prepared: Prepared) -> str | None:
+    shape = prepared.spec.input.shape
+    if not goal.route.batches and None in shape:
+        return f"the input shape {shape} is not fixed"
+    return None
 
-    def is_prepared(self) -> str | None:
-        shape = self.model.prepared(self.batch).spec.input.shape
-        if not self.route.batches and None in shape:
-            return f"the input shape {shape} is not fixed"
-        return None
 
-    def is_convertible(self) -> str | None:
-        codec = self.model.prepared(self.batch).spec.codec
-        if codec == "detections" and self.variant.format != "onnx":
-            return (
-                "the file does its own non-maximum suppression, which only ONNX engines run, and "
-                "has no raw heads that the kit knows; choose onnx-fp32 or onnx-fp16 with "
-                "--formats, or convert the checkpoint (.pth) instead"
-            )
-        return None
+def _is_convertible(goal: _Goal) -> str | None:
+    codec = goal.model.prepared(goal.batch).spec.codec
+    if codec == "detections" and goal.variant.format != "onnx":
+        return (
+            "the file does its own non-maximum suppression, which only ONNX engines run, and "
+            "has no raw heads that the kit knows; choose onnx-fp32 or onnx-fp16 with "
+            "--formats, or convert the checkpoint (.pth) instead"
+        )
+    return None
 
-    def convert(self) -> tuple[int | None, str]:
-        model, prepared = self.model, self.model.prepared(self.batch)
-        quantisation: dict[str, Any] = {}
-        if self.route.quantiser is not None:
-            quantiser = model.quantiser(self.route, self.variant.precision, self.batch)
-            floats = self._float_parts(quantiser)
-            files = quantiser.quantise(floats, self.private)
-            quantisation = {
-                "calibration": model.calibration(prepared.spec)[1],
-                "float_parts": list(floats),
-                "parts": len(quantiser.parts),
-            }
-        else:
-            assert self.route.converter is not None
-            files = self.route.converter(
-                Job(
-                    model.prepared_path(self.batch),
-                    prepared.spec,
-                    self.variant.precision,
-                    self.private,
-                )
-            )
-        files |= _save_constants(prepared, self.private)
-        _remove_others(self.private, files.values())
-        source: dict[str, Any] = {
-            "file": model.source.path.name,
-            "path": str(model.source.path.resolve()),
-            "sha256": model.source_sha256,
-            **_sha256_by_file(model.source.path),
-            "spec": prepared.source_spec.to_json(),
-            "images": model.asked.parity.text,
-            "scale_norms_made_fp16_safe": prepared.rewritten_scale_norms,
-            "layers_scaled_for_fp16": len(prepared.scaled_layers),
-            "notes": list(prepared.notes),
+
+def _convert(goal: _Goal, key: str) -> Done[Artifact]:
+    model, private = goal.model, goal.private
+    prepared = model.prepared(goal.batch)
+    quantisation: dict[str, Any] = {}
+    if goal.route.quantiser is not None:
+        quantiser = model.quantiser(goal.route, goal.variant.precision, goal.batch)
+        floats = _float_parts(goal, quantiser)
+        files = quantiser.quantise(floats, private)
+        quantisation = {
+            "calibration": model.calibration(prepared.spec)[1],
+            "float_parts": list(floats),
+            "parts": len(quantiser.parts),
         }
-        self.artifact = Artifact(
-            folder=self.private,
-            variant=self.variant,
-            spec=prepared.spec,
-            files=files,
-            sha256={name: sha256_of(self.private / name) for name in files.values()},
-            key=self.key,
-            source=source,
-            tools=self.tools,
-            quantisation=quantisation,
+    else:
+        assert goal.route.converter is not None
+        path = model.prepared_path(goal.batch)
+        files = goal.route.converter(Job(path, prepared.spec, goal.variant.precision, private))
+    files |= _save_constants(prepared, private)
+    _remove_others(private, files.values())
+    artifact = Artifact(
+        folder=private,
+        variant=goal.variant,
+        spec=prepared.spec,
+        files=files,
+        sha256={name: sha256_of(private / name) for name in files.values()},
+        key=key,
+        source=_source_record(model, prepared),
+        tools=tool_versions(goal.route),
+        quantisation=quantisation,
+    )
+    floats_text = ", ".join(quantisation.get("float_parts", ()))
+    return Done(artifact, artifact.size_bytes, f"float: {floats_text}" if floats_text else "")
+
+
+def _source_record(model: ModelInWork, prepared: Prepared) -> dict[str, Any]:
+    return {
+        "file": model.source.path.name,
+        "path": str(model.source.path.resolve()),
+        "sha256": model.source_sha256,
+        **_sha256_by_file(model.source.path),
+        "spec": prepared.source_spec.to_json(),
+        "images": model.request.parity.text,
+        "scale_norms_made_fp16_safe": prepared.rewritten_scale_norms,
+        "layers_scaled_for_fp16": len(prepared.scaled_layers),
+        "notes": list(prepared.notes),
+    }
+
+
+def _float_parts(goal: _Goal, quantiser: Quantiser) -> Collection[str]:
+    """What stays float; SpecError for a part that the network does not have."""
+    if goal.variant.precision != "mixed":
+        return ()
+    named = goal.model.request.float_parts.get(goal.variant.format)
+    if named is None:
+        return tuple(quantiser.fragile_parts)
+    unknown = [part for part in named if part not in quantiser.parts]
+    if unknown:
+        raise SpecError(
+            f"{goal.model.source.name} has no part {unknown[0]!r} in {goal.variant.format}; "
+            f"its parts: {', '.join(quantiser.parts)}"
         )
-        floats_text = ", ".join(quantisation.get("float_parts", ()))
-        return self.artifact.size_bytes, f"float: {floats_text}" if floats_text else ""
+    return named
 
-    def _float_parts(self, quantiser: Quantiser) -> Collection[str]:
-        if self.variant.precision != "mixed":
-            return ()
-        asked = self.model.asked.float_parts.get(self.variant.format)
-        if asked is None:
-            return tuple(quantiser.fragile_parts)
-        unknown = [part for part in asked if part not in quantiser.parts]
-        if unknown:
-            raise SpecError(
-                f"{self.model.source.name} has no part {unknown[0]!r} in {self.variant.format}; "
-                f"its parts: {', '.join(quantiser.parts)}"
-            )
-        return asked
 
-    def files_exist(self) -> str | None:
-        for name in self.artifact.files.values():
-            if (self.private / name).stat().st_size == 0:
-                return f"{name} is empty"
-        return None
+def _files_exist(artifact: Artifact) -> str | None:
+    for name in artifact.files.values():
+        if (artifact.folder / name).stat().st_size == 0:
+            return f"{name} is empty"
+    return None
 
-    def compare(self) -> tuple[int | None, str]:
-        report = judge_parity(
-            self.artifact,
-            self.model.prepared(self.batch),
-            self.model.source.path,
-            self.model.asked.parity,
-            self.route.open,
-            judge_range=self.on_arm is None,
-        )
-        self.artifact = replace(
-            self.artifact,
-            parity=report.to_json(),
-            failed=not report.passed,
-        )
-        try:
-            report.raise_if_failed()
-        except ParityError as error:
-            self._keep(error)
-        return None, report.summary()
 
-    def run_on_arm(self) -> tuple[int | None, str]:
-        assert self.on_arm is not None
-        if self.failure:
-            return None, "left out: it failed already"
-        judge = session_judge(
-            self.artifact,
-            lambda: self.model.prepared(self.batch),
-            self.model.source.path,
-            self.model.asked.parity,
-            count=ARM_IMAGES,
-        )
-        self.artifact = replace(self.artifact, arm=self.on_arm(self.artifact, judge))
-        why = arm_failure(self.artifact)
-        if why:
-            self.artifact = replace(self.artifact, failed=True)
-            self._keep(ParityError(why))
-        return None, str(self.artifact.arm["text"])
+def _compare(goal: _Goal, artifact: Artifact) -> Done[_Compared]:
+    report = judge_parity(
+        artifact,
+        goal.model.prepared(goal.batch),
+        goal.model.source.path,
+        goal.model.request.parity,
+        goal.route.open,
+        judge_range=goal.on_arm is None,
+    )
+    judged = _Compared(replace(artifact, parity=report.to_json()))
+    return Done(_held_to(goal, judged, report), verdict=report.summary())
 
-    def score(self) -> tuple[int | None, str]:
-        report = self._accuracy()
-        self.artifact = replace(
-            self.artifact,
-            accuracy=report.to_json(),
-            failed=self.artifact.failed or not report.passed,
-        )
-        try:
-            report.raise_if_failed()
-        except AccuracyError as error:
-            self._keep(error)
-        return None, report.summary()
 
-    def _accuracy(self) -> AccuracyReport:
-        check = self.model.asked.accuracy
-        if check is None:
-            raise SpecError(f"{self.variant} is not made without an accuracy check")
-        reference = self.model.reference_score(check)
-        with self.route.open(self.artifact, EngineSettings()) as session:
-            return judge_accuracy(session, reference, check)
+def _score(goal: _Goal, state: _Compared) -> Done[_Compared]:
+    check = goal.model.request.accuracy
+    if check is None:
+        raise SpecError(f"{goal.variant} is not made without an accuracy check")
+    reference = goal.model.reference_score(check)
+    with goal.route.open(state.artifact, EngineSettings()) as session:
+        report = judge_accuracy(session, reference, check)
+    judged = replace(state, artifact=replace(state.artifact, accuracy=report.to_json()))
+    return Done(_held_to(goal, judged, report), verdict=report.summary())
 
-    def _keep(self, error: ParityError | AccuracyError) -> None:
-        """Go on with a failed artifact where the user wants to study it."""
-        if not self.model.asked.keep_failed:
-            raise error
-        self.failure = self.failure or type(error)(
-            f"{self.model.source.name} as {self.variant}: {error}"
-        )
+
+def _run_on_arm(goal: _Goal, state: _Compared, on_arm: OnArm) -> Done[_Compared]:
+    if state.failure:
+        return Done(state, verdict="left out: it failed already")
+    artifact = checked_on_arm(state.artifact, goal.model, on_arm)
+    why = arm_failure(artifact)
+    state = _Compared(artifact)
+    if why:
+        state = _failed(goal, state, ParityError(why))
+    return Done(state, verdict=str(artifact.arm["text"]))
+
+
+def checked_on_arm(artifact: Artifact, model: ModelInWork, on_arm: OnArm) -> Artifact:
+    """The artifact with the record of a run on an ARM CPU."""
+    judge = session_judge(
+        artifact,
+        lambda: model.prepared(artifact.spec.input.shape[0]),
+        model.source.path,
+        model.request.parity,
+        count=ARM_IMAGES,
+    )
+    return replace(artifact, arm=on_arm(artifact, judge))
+
+
+def _held_to(goal: _Goal, state: _Compared, report: ParityReport | AccuracyReport) -> _Compared:
+    """The state as a report leaves it: a failed artifact goes on only to be studied."""
+    try:
+        report.raise_if_failed()
+    except (ParityError, AccuracyError) as error:
+        return _failed(goal, state, error)
+    return state
+
+
+def _failed(goal: _Goal, state: _Compared, error: ParityError | AccuracyError) -> _Compared:
+    if not goal.model.request.keep_failed:
+        raise error
+    first = state.failure or type(error)(f"{goal.model.source.name} as {goal.variant}: {error}")
+    return _Compared(replace(state.artifact, failed=True), first)
 
 
 def open_quantised(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -12,12 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from converters import CHECKOUT
-from converters.chain import Row, Step, run_steps
-from converters.conversion import Asked, ModelInWork, Route, convert_variant
+from converters.chain import Chain, Done, Row
+from converters.code_digest import code_digest
+from converters.conversion import (
+    ConversionRequest,
+    ModelInWork,
+    Route,
+    checked_on_arm,
+    convert_variant,
+)
 from converters.formats.ncnn import convert_ncnn
 from converters.formats.onnx import convert_onnx
-from converters.formats.onnx2tf import onnx2tf_version
 from converters.formats.onnx_int8 import open_onnx_quantiser
 from converters.formats.openvino import convert_openvino
 from converters.formats.openvino_int8 import open_openvino_quantiser
@@ -28,29 +32,29 @@ from converters.formats.tflite_quantise import open_tflite_quantiser
 from converters.graph.data_files import source_digest
 from converters.graph.prepare import load_float_onnx
 from converters.job import FeedSource
+from converters.model_in_work import check_tools, tool_versions
 from converters.parity.answers import (
     judge_answers,
     judge_parity,
     prepared_source,
-    session_judge,
     source_file,
 )
-from converters.parity.arm import ARM_IMAGES, OnArm, arm_failure, is_for_arm
+from converters.parity.arm import OnArm, arm_failure, is_for_arm
 from converters.parity.parity import ParityReport
 from converters.source import Source
-from converters.tools import check_versions, version_of
 from edge.artifact import MANIFEST, Artifact, load_artifact, read_manifest
-from edge.errors import ArtifactError, EdgeError, ParityError, SpecError
+from edge.errors import ArtifactError, EdgeError, ParityError, SpecError, first_line
 from edge.files import private_folder
-from edge.session import InferencePrecision
+from edge.session import ENGINES, InferencePrecision
 from edge.spec import QUANTISED, Variant
 
 __all__ = [
     "CONVERTERS",
-    "Made",
+    "ConvertedVariant",
     "Source",
     "check_tools",
     "convert_model",
+    "deciding_modules",
     "judge_answers",
     "tool_versions",
     "verify_artifact",
@@ -80,11 +84,14 @@ CONVERTERS: dict[str, Route] = {
     "tensorrt-int8": Route(quantiser=open_tensorrt_quantiser, batches=True, open=open_kit),
 }
 
-_COMMON_TOOLS = ("numpy", "onnx", "onnxslim", "onnxruntime")
+# By name, for this room imports nothing of calibration: what makes the pictures that answers are
+# compared on, and also what calibrates and scores.
+_COMPARED_DATA = ("calibration.data.images", "edge.detector", "edge.pose")
+_QUANTISING_DATA = (*_COMPARED_DATA, "calibration.data.data_set", "calibration.scores.accuracy")
 
 
 @dataclass(frozen=True)
-class Made:
+class ConvertedVariant:
     """What became of one variant: its folder, and the error where it failed."""
 
     model: str
@@ -97,13 +104,13 @@ def convert_model(
     source: Source,
     variants: Sequence[Variant],
     out_dir: Path,
-    asked: Asked,
+    request: ConversionRequest,
     on_row: Callable[[Row], None],
     *,
     on_begin: Callable[[str, str], None] | None = None,
     force: bool = False,
     any_version: bool = False,
-) -> list[Made]:
+) -> list[ConvertedVariant]:
     """Make every variant under ``out_dir``; what became of each, in the order of ``variants``.
 
     A variant that fails does not stop the others. An artifact whose key (source, options, data,
@@ -113,47 +120,57 @@ def convert_model(
     lock's.
     """
     for variant in variants:
-        _check_makeable(variant, asked)
-    load_float_onnx(source.path)  # what no variant can be made of is refused before any work
-    source_sha256 = source_digest(source.path)
+        _check_makeable(variant, request)
+    source_sha256 = _digest(source.path)
+    folders = {one: out_dir / _folder_name(source, one, request.batch) for one in variants}
+    keys = {one: _key(source, source_sha256, request, one) for one in variants}
+    current = {one: None if force else _current(folders[one], keys[one]) for one in variants}
+    if None in current.values():
+        load_float_onnx(source.path)  # what nothing can be made of is refused before any work
     made = []
     told: dict[str, Variant] = {}
     with private_folder(out_dir, f"{source.name}.work") as work:
-        batches = {_batch(variant, asked) for variant in variants}
-        model = ModelInWork(source, source_sha256, work, asked, batches)
+        batches = {_batch(variant, request) for variant in variants}
+        model = ModelInWork(source, source_sha256, work, request, batches)
         for variant in variants:
-            folder = out_dir / _folder_name(source, variant, asked.batch)
+            folder, artifact = folders[variant], current[variant]
             begin = time.perf_counter()
             try:
+                route = CONVERTERS[str(variant)]
                 if not any_version:
-                    check_tools(CONVERTERS[str(variant)])
-                _convert_one(model, variant, folder, on_row, on_begin, force=force)
-                made.append(Made(source.name, variant, folder))
+                    check_tools(route)
+                chain = Chain(source.name, on_row, on_begin)
+                if artifact:
+                    _say_current(artifact, model, chain)
+                else:
+                    key = keys[variant]
+                    convert_variant(model, variant, route, folder, key, chain)
+                made.append(ConvertedVariant(source.name, variant, folder))
             except EdgeError as error:
                 seconds = time.perf_counter() - begin
                 # What fails for one reason, as a refused calibration, says so once.
                 first = told.setdefault(str(error.__cause__ or error), variant)
                 failure = error if first is variant else type(error)(f"the same as {first}")
-                line = str(failure).splitlines()[0]
+                line = first_line(failure)
                 on_row(Row(source.name, f"{variant} FAILED", seconds, None, line))
-                made.append(Made(source.name, variant, folder, failure))
+                made.append(ConvertedVariant(source.name, variant, folder, failure))
     return made
 
 
-def _check_makeable(variant: Variant, asked: Asked) -> None:
+def _check_makeable(variant: Variant, request: ConversionRequest) -> None:
     if str(variant) not in CONVERTERS:
         raise SpecError(
             f"no converter makes {variant}; variants that can be made: {', '.join(CONVERTERS)}"
         )
-    if asked.batch not in (None, 1) and not CONVERTERS[str(variant)].batches:
+    if request.batch not in (None, 1) and not CONVERTERS[str(variant)].batches:
         raise SpecError(
-            f"{variant} takes one image at a time and has no batch of {asked.batch}; choose other "
-            "variants with --formats, for example onnx-fp16"
+            f"{variant} takes one image at a time and has no batch of {request.batch}; choose "
+            "other variants with --formats, for example onnx-fp16"
         )
 
 
-def _batch(variant: Variant, asked: Asked) -> int | None:
-    return asked.batch if CONVERTERS[str(variant)].batches else 1
+def _batch(variant: Variant, request: ConversionRequest) -> int | None:
+    return request.batch if CONVERTERS[str(variant)].batches else 1
 
 
 def _folder_name(source: Source, variant: Variant, batch: int | None) -> str:
@@ -161,52 +178,29 @@ def _folder_name(source: Source, variant: Variant, batch: int | None) -> str:
     return f"{source.name}{size}-{variant}{f'-batch{batch}' if batch else ''}"
 
 
-def _convert_one(
-    model: ModelInWork,
-    variant: Variant,
-    folder: Path,
-    on_row: Callable[[Row], None],
-    on_begin: Callable[[str, str], None] | None,
-    *,
-    force: bool,
-) -> None:
-    route = CONVERTERS[str(variant)]
-    key = _key(model, variant)
-    artifact = None if force else _current(folder, key)
-    if artifact is None:
-        convert_variant(model, variant, route, folder, key, tool_versions(route), on_row, on_begin)
-        return
+def _say_current(artifact: Artifact, model: ModelInWork, chain: Chain) -> None:
+    """The rows of an artifact that is up to date."""
     verdict = str((artifact.accuracy or artifact.parity).get("summary", ""))
-    step = f"{variant} up to date"
-    on_row(Row(model.source.name, step, 0.0, artifact.size_bytes, verdict))
-    on_arm = model.asked.on_arm if is_for_arm(variant) else None
+    chain.run(f"{artifact.variant} up to date", lambda: Done(None, artifact.size_bytes, verdict))
+    on_arm = model.request.on_arm if is_for_arm(artifact.variant) else None
     if on_arm:
-        again = Step("arm", lambda: _run_on_arm(artifact, model, on_arm))
-        run_steps(model.source.name, [again], on_row, on_begin)
+        chain.run("arm", lambda: _run_on_arm(artifact, model, on_arm))
 
 
-def _run_on_arm(artifact: Artifact, model: ModelInWork, on_arm: OnArm) -> tuple[None, str]:
+def _run_on_arm(artifact: Artifact, model: ModelInWork, on_arm: OnArm) -> Done[None]:
     """Make up for a check that did not take place when the artifact was made."""
     if artifact.arm.get("checked"):
-        return None, str(artifact.arm["text"])
-    asked, path = model.asked, model.source.path
-    judge = session_judge(
-        artifact,
-        lambda: model.prepared(artifact.spec.input.shape[0]),
-        path,
-        asked.parity,
-        count=ARM_IMAGES,
-    )
-    checked = replace(artifact, arm=on_arm(artifact, judge))
+        return Done(None, verdict=str(artifact.arm["text"]))
+    checked = checked_on_arm(artifact, model, on_arm)
     why = arm_failure(checked)
     if checked != artifact:
         replace(checked, failed=why is not None).write_manifest()
-    if why and not asked.keep_failed:
+    if why and not model.request.keep_failed:
         shutil.rmtree(artifact.folder)
         raise ParityError(why)
     if why:
         raise ParityError(f"{why}. Kept, marked as failed: {artifact.folder}")
-    return None, str(checked.arm["text"])
+    return Done(None, verdict=str(checked.arm["text"]))
 
 
 def verify_artifact(
@@ -245,51 +239,44 @@ def _current(folder: Path, key: str) -> Artifact | None:
         return None  # changed or failed: made anew
 
 
-def check_tools(route: Route) -> None:
-    """Raise ToolError where a tool of the route is missing or not of the lock's version."""
-    # onnx2tf's environment bears the mark of its own lock.
-    check_versions((*_COMMON_TOOLS, *(name for name in route.tools if name != "onnx2tf")))
+def _digest(path: Path) -> str:
+    try:
+        return source_digest(path)
+    except OSError:
+        return ""  # what cannot be read is refused, with its reason, when it is loaded
 
 
-def tool_versions(route: Route) -> dict[str, str]:
-    """The versions of all that decides what a route makes."""
-    names = ("edgepose", *_COMMON_TOOLS, *route.tools)
-    versions = {"python": platform.python_version()} | {name: version_of(name) for name in names}
-    if "onnx2tf" in versions:
-        versions["onnx2tf"] = onnx2tf_version()  # in an environment of its own
-    return versions
-
-
-def _key(model: ModelInWork, variant: Variant) -> str:
+def _key(source: Source, source_sha256: str, request: ConversionRequest, variant: Variant) -> str:
     """Content address of everything that decides what an artifact is."""
-    source, asked = model.source, model.asked
     content: dict[str, Any] = {
-        "source": model.source_sha256,
+        "source": source_sha256,
         "name": source.name,
         "spec": None if source.spec is None else source.spec.to_json(),
         "input_hw": source.input_hw,
         "keypoint_set": source.keypoint_set,
         "variant": str(variant),
-        "batch": asked.batch,
-        "images": asked.parity.text,
+        "batch": request.batch,
+        "images": request.parity.text,
         "tools": tool_versions(CONVERTERS[str(variant)]),
-        "code": _code_sha256(),
+        "code": code_digest(*deciding_modules(variant)),
     }
     if variant.precision in QUANTISED:
         content |= {
-            "calibration": asked.calibration and asked.calibration.text,
-            "accuracy": asked.accuracy and [asked.accuracy.text, asked.accuracy.max_loss_points],
-            "float_parts": asked.float_parts.get(variant.format)
+            "calibration": request.calibration and request.calibration.text,
+            "accuracy": request.accuracy
+            and [request.accuracy.text, request.accuracy.max_loss_points],
+            "float_parts": request.float_parts.get(variant.format)
             if variant.precision == "mixed"
             else None,
         }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _code_sha256() -> str:
-    """Hash of the kit's own sources: in a checkout the version alone does not tell."""
-    digest = hashlib.sha256()
-    for room in ("converters", "edge", "calibration"):
-        for path in sorted((CHECKOUT / room).rglob("*.py")):
-            digest.update(f"{path.relative_to(CHECKOUT)}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()
+def deciding_modules(variant: Variant) -> tuple[str, ...]:
+    """What makes a variant and judges it; the modules that these import are found from there."""
+    route = CONVERTERS[str(variant)]
+    make = route.quantiser or route.converter
+    assert make is not None
+    names = (convert_variant.__module__, make.__module__, route.open.__module__)
+    data = _QUANTISING_DATA if variant.precision in QUANTISED else _COMPARED_DATA
+    return (*names, f"edge.engines.{ENGINES[variant.format]}", *data)

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import platform
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from converters.formats.onnx2tf import onnx2tf_version
 from converters.graph.file import load_onnx
 from converters.graph.prepare import Prepared, prepare, with_batch
 from converters.job import Calibration, Converter, FeedSource, Job, OpenQuantiser, Quantiser
 from converters.parity.accuracy import AccuracyCheck, Score
 from converters.parity.arm import OnArm
 from converters.source import Source
+from converters.tools import check_versions, version_of
 from edge.artifact import Artifact
 from edge.engines.onnxruntime import OnnxRuntimeSession
 from edge.errors import EdgeError, ModelFileError, SpecError
 from edge.session import EngineSettings, Feeds, Session, open_session
 from edge.spec import Format, ModelSpec, Precision
 
-__all__ = ["Asked", "ModelInWork", "Route"]
+__all__ = ["ConversionRequest", "ModelInWork", "Route", "check_tools", "tool_versions"]
 
 _T = TypeVar("_T")
+_COMMON_TOOLS = ("numpy", "onnx", "onnxslim", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,23 @@ class Route:
     open: Callable[[Artifact, EngineSettings], Session] = open_session
 
 
+def check_tools(route: Route) -> None:
+    """Raise ToolError where a tool of the route is missing or not of the lock's version."""
+    # onnx2tf's environment bears the mark of its own lock.
+    check_versions((*_COMMON_TOOLS, *(name for name in route.tools if name != "onnx2tf")))
+
+
+def tool_versions(route: Route) -> dict[str, str]:
+    """The versions of all that decides what a route makes."""
+    names = ("edgepose", *_COMMON_TOOLS, *route.tools)
+    versions = {"python": platform.python_version()} | {name: version_of(name) for name in names}
+    if "onnx2tf" in versions:
+        versions["onnx2tf"] = onnx2tf_version()  # in an environment of its own
+    return versions
+
+
 @dataclass(frozen=True)
-class Asked:
+class ConversionRequest:
     """What the user decided beyond model and variant; the same for all variants of a run.
 
     ``float_parts`` of mixed variants, by format; of one that is not named, the quantiser's fragile
@@ -70,7 +89,7 @@ class ModelInWork:
     source: Source
     source_sha256: str
     folder: Path
-    asked: Asked
+    request: ConversionRequest
     batches: Collection[int | None] = ()
     _prepared: dict[int | None, Prepared] = field(default_factory=dict)
     _quantisers: dict[tuple[OpenQuantiser, Precision, int | None], Quantiser] = field(
@@ -109,10 +128,10 @@ class ModelInWork:
                 f"{self.source.path}: tells {found} classes apart, and the zoo says that "
                 f"{self.source.name} has {said}: it is another model, or the zoo is wrong"
             )
-        made = replace(made, notes=(*self.source.notes, *made.notes))
-        if self.asked.on_note and not self._prepared:
+        made = replace(made, notes=self.source.assumed(made.notes))
+        if self.request.on_note and not self._prepared:
             for note in made.notes:
-                self.asked.on_note(f"{self.source.name}: {note}")
+                self.request.on_note(f"{self.source.name}: {note}")
         return made
 
     def _once(self, key: object, make: Callable[[], _T]) -> _T:
@@ -135,10 +154,10 @@ class ModelInWork:
 
     def calibration(self, spec: ModelSpec) -> tuple[Sequence[Feeds], dict[str, Any]]:
         """The calibration set's feeds and its record, made once."""
-        if self.asked.calibration is None:
+        if self.request.calibration is None:
             raise SpecError(f"{spec.name}: quantising needs pictures to calibrate with (--calib)")
         if self._calibration is None:
-            load = self.asked.calibration.load
+            load = self.request.calibration.load
             self._calibration = self._once("calibration", lambda: load(spec))
         return self._calibration
 

@@ -16,7 +16,7 @@ class Source:
 
     ``keypoint_set`` replaces what the file or its description says; ``notes`` are what was assumed
     when the description was read. ``class_count`` is how many classes the zoo says that a detector
-    has.
+    has; ``assured`` says that the zoo answers for what its own file leaves open.
     """
 
     name: str
@@ -26,3 +26,8 @@ class Source:
     keypoint_set: str | None = None
     notes: tuple[str, ...] = ()
     class_count: int | None = None
+    assured: bool = False
+
+    def assumed(self, notes: tuple[str, ...]) -> tuple[str, ...]:
+        """What to say of a conversion of it; ``notes`` are what reading the file assumed."""
+        return self.notes if self.assured else (*self.notes, *notes)

@@ -78,6 +78,7 @@ def run_shown(argv: Sequence[str], cwd: Path, timeout_s: float) -> None:
         raise ToolError(f"`{line}` exited with {done.returncode}, as said above")
 
 
+@cache
 def version_of(distribution: str) -> str:
     """Installed version of a Python distribution, ``absent`` where it is not installed."""
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -78,6 +77,8 @@ class Survey:
             return False
         self._seen.add(content.digest())
         self._digest.update(content.digest())
+        import cv2  # here: who only names the pictures of a folder does not wait for it
+
         grid = cv2.resize(_shown(image_bgr, box_xyxy), _GRID, interpolation=cv2.INTER_AREA)
         self._grids.append(np.asarray(grid, np.float64).mean(axis=-1))
         self._deviations.append(float(_shown(image_bgr, box_xyxy)[::2, ::2].mean(axis=-1).std()))

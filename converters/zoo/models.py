@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -50,6 +51,7 @@ _SUFFIXES = (".onnx", ".zip", *_CHECKPOINTS)
 _EXPECTED: dict[str, Expected] = {**dict.fromkeys(_CHECKPOINTS, "checkpoint"), ".zip": "zip"}
 
 
+@cache
 def zoo_entries(path: Path | None = None) -> dict[str, ZooEntry]:
     """The entries of a zoo file (default: the kit's), name -> entry; SpecError for a bad one."""
     path = path or _FOLDER / "zoo.toml"
@@ -119,7 +121,9 @@ def find_source(
         return Source(chosen, sdk.onnx_path, found, input_hw, keypoint_set, notes, classes)
     if input_hw is not None and spec is None:
         path = sized_copy(path, input_hw)
-    return Source(chosen, path, spec, input_hw, keypoint_set, class_count=classes)
+    keypoint_set = keypoint_set or (entry.keypoint_set if entry and not spec else None)
+    assured = entry is not None and spec is None
+    return Source(chosen, path, spec, input_hw, keypoint_set, (), classes, assured)
 
 
 def _better_file(entry: ZooEntry) -> Literal["checkpoint"] | None:

@@ -15,7 +15,7 @@ from edge.artifact import Artifact, read_manifest
 
 if TYPE_CHECKING:
     from converters.chain import Row
-    from converters.convert import Made
+    from converters.convert import ConvertedVariant
     from converters.parity.answers import SessionJudge
     from targets.profile import Profile
     from targets.runners.arm_check import ArmCheck
@@ -103,7 +103,7 @@ class ArmChecks:
         return lambda row: None if row.step.endswith(" up to date") else add(row)
 
 
-def is_waiting(made: Made) -> bool:
+def is_waiting(made: ConvertedVariant) -> bool:
     """Whether an artifact's check was put off."""
     return made.error is None and read_manifest(made.folder).get("arm", {}).get("reason") == _WAITS
 

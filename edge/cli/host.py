@@ -29,8 +29,8 @@ from edge.spec import QUANTISED, Variant
 if TYPE_CHECKING:
     from calibration.data.images import FindBoxes
     from converters.chain import Row
-    from converters.conversion import Asked
-    from converters.convert import Made
+    from converters.conversion import ConversionRequest
+    from converters.convert import ConvertedVariant
     from converters.job import FeedSource
     from converters.source import Source
     from targets.profile import Profile
@@ -67,7 +67,9 @@ def convert(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def make_artifacts(arguments: argparse.Namespace, profile: Profile, table: Table) -> list[Made]:
+def make_artifacts(
+    arguments: argparse.Namespace, profile: Profile, table: Table
+) -> list[ConvertedVariant]:
     """Convert what is not up to date; a failure is in the answer."""
     from converters.convert import convert_model
     from converters.zoo.models import find_source
@@ -91,8 +93,8 @@ def make_artifacts(arguments: argparse.Namespace, profile: Profile, table: Table
         raise SpecError(f"both models are called {sources[0].name!r}; choose a name with --name")
 
     checks = arm.on_arm(arguments, profile)
-    asked = replace(
-        _asked(arguments, variants, table.note, sources[1] if detector else None),
+    request = replace(
+        _request(arguments, variants, table.note, sources[1] if detector else None),
         on_arm=checks,
         on_note=table.note,
     )
@@ -107,18 +109,18 @@ def make_artifacts(arguments: argparse.Namespace, profile: Profile, table: Table
         any_version=arguments.any_version,
     )
     add = checks.rows_but_waiting(table.add) if checks else table.add
-    made: dict[tuple[str, Variant], Made] = {}
+    made: dict[tuple[str, Variant], ConvertedVariant] = {}
     for source, parts in zip(sources, floats, strict=True):
-        own = replace(asked, float_parts=parts)
-        for one in convert(source, variants, asked=own, on_row=add, force=arguments.force):
+        own = replace(request, float_parts=parts)
+        for one in convert(source, variants, request=own, on_row=add, force=arguments.force):
             made[one.model, one.variant] = one
     if checks and checks.waiting:
         checks.catch_up()
         add = checks.rows_of_checks(table.add)
         for source, parts in zip(sources, floats, strict=True):
             late = [one for one in variants if arm.is_waiting(made[source.name, one])]
-            own = replace(asked, float_parts=parts, on_note=None)  # it was told
-            for one in convert(source, late, asked=own, on_row=add) if late else ():
+            own = replace(request, float_parts=parts, on_note=None)  # it was told
+            for one in convert(source, late, request=own, on_row=add) if late else ():
                 made[one.model, one.variant] = one
     table.end()
     return list(made.values())
@@ -146,7 +148,7 @@ def _variants(arguments: argparse.Namespace, defaults: tuple[Variant, ...]) -> t
     return tuple(dict.fromkeys(Variant.parse(text) for text in names))
 
 
-def _raise_failures(made: Sequence[Made]) -> None:
+def _raise_failures(made: Sequence[ConvertedVariant]) -> None:
     """Sum up what failed; one failure alone is its own error."""
     errors = [(one, one.error) for one in made if one.error is not None]
     if not errors:
@@ -157,24 +159,24 @@ def _raise_failures(made: Sequence[Made]) -> None:
     raise StepError("\n".join([f"{len(errors)} of {len(made)} variants failed:", *lines]))
 
 
-def _asked(
+def _request(
     arguments: argparse.Namespace,
     variants: Sequence[Variant],
     say: Callable[[str], None],
     detector: Source | None,
-) -> Asked:
+) -> ConversionRequest:
     """The user's decisions; calibration and accuracy data only where something is quantised."""
-    from converters.conversion import Asked
+    from converters.conversion import ConversionRequest
 
-    asked = Asked(
+    request = ConversionRequest(
         parity=parity_images(arguments.images),
         batch=arguments.batch,
         keep_failed=arguments.keep_failed,
     )
     if all(variant.precision not in QUANTISED for variant in variants):
-        return asked
+        return request
     return replace(
-        asked,
+        request,
         calibration=quantisation.calibration(arguments, say, lambda: _box_finder(detector)),
         accuracy=quantisation.accuracy_check(arguments, say),
     )
@@ -189,7 +191,7 @@ def _box_finder(detector: Source | None) -> FindBoxes | None:
     return lambda image_bgr: find(image_bgr).boxes_xyxy
 
 
-def _say_next(made: Sequence[Made]) -> None:
+def _say_next(made: Sequence[ConvertedVariant]) -> None:
     print("\nartifacts:")
     for one in made:
         print(f"  {one.folder}")
@@ -329,6 +331,6 @@ def _open_source(source: Source, settings: EngineSettings) -> Session:
         model, source.path, source.name, source.spec, source.input_hw, source.keypoint_set
     )
     session = OnnxRuntimeSession(bytes(model.SerializeToString()), found.source_spec, settings)
-    for note in (*source.notes, *found.notes):
+    for note in source.assumed(found.notes):
         print(f"note: {source.name}: {note}", file=sys.stderr, flush=True)
     return session

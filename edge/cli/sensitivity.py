@@ -80,7 +80,7 @@ def sensitivity(arguments: argparse.Namespace) -> int:
 
     need_checkout("sensitivity")
     from calibration.scores.sensitivity import propose, rank_parts
-    from converters.conversion import Asked, ModelInWork
+    from converters.conversion import ConversionRequest, ModelInWork
     from converters.convert import CONVERTERS, check_tools
     from converters.graph.data_files import source_digest
     from converters.job import FeedSource
@@ -102,13 +102,13 @@ def sensitivity(arguments: argparse.Namespace) -> int:
             print(f"note: {text}", flush=True)
 
     check = accuracy_check(arguments, say)
-    asked = Asked(
+    request = ConversionRequest(
         parity=FeedSource("none", lambda _: ()),
         calibration=calibration(arguments, say, lambda: None),
         accuracy=check,
     )
     with private_folder(out.parent, f"{out.stem}.work") as work:
-        model = ModelInWork(source, source_digest(source.path), work, asked)
+        model = ModelInWork(source, source_digest(source.path), work, request)
         search = _Search(model, variant, route, arguments, out)
         quantiser = model.quantiser(search.route, variant.precision, 1)
         ranking = rank_parts(
@@ -152,15 +152,15 @@ class _Search:
 
         self.model, self.variant, self.route, self.out = model, variant, route, out
         prepared = model.prepared(1)
-        assert model.asked.calibration and model.asked.accuracy
+        assert model.request.calibration and model.request.accuracy
         self.feeds = model.calibration(prepared.spec)[0][: arguments.pictures]
         self.about = {
             "model": model.source.name,
             "source_sha256": model.source_sha256,
             "variant": str(variant),
             "pictures": len(self.feeds),
-            "calibration": model.asked.calibration.text,
-            "data": model.asked.accuracy.text,
+            "calibration": model.request.calibration.text,
+            "data": model.request.accuracy.text,
             "tools": tool_versions(route),
         }
         kept = _kept(out, self.about)
@@ -194,7 +194,7 @@ class _Search:
 
     def accuracy(self, floats: frozenset[str]) -> float:
         """Accuracy with these parts float."""
-        check = self.model.asked.accuracy
+        check = self.model.request.accuracy
         assert check is not None
         with self._open(floats) as session:
             return check.score(session).value

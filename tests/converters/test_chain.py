@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from converters.chain import Row, Step, run_steps
+from converters.chain import Chain, Done, Row
 from converters.tools import run_tool, version_of
 from edge.errors import ModelFileError, StepError, ToolError
 
@@ -17,8 +17,9 @@ def ignore(row: Row) -> None:
 
 def test_rows_come_in_order() -> None:
     rows: list[Row] = []
-    steps = [Step("a", lambda: (5, "fine")), Step("b", lambda: (None, ""))]
-    run_steps("model", steps, rows.append)
+    chain = Chain("model", rows.append)
+    assert chain.run("a", lambda: Done("made", 5, "fine")) == "made"
+    assert chain.run("b", lambda: Done(7)) == 7
     assert [(r.model, r.step, r.size_bytes, r.verdict) for r in rows] == [
         ("model", "a", 5, "fine"),
         ("model", "b", None, ""),
@@ -26,20 +27,20 @@ def test_rows_come_in_order() -> None:
 
 
 def test_an_error_names_the_step_and_those_before_it() -> None:
-    def fail() -> tuple[int | None, str]:
+    def fail() -> Done[None]:
         raise ModelFileError("the file is bad")
 
-    done = [Step("load", lambda: (None, "")), Step("prepare", lambda: (None, ""))]
+    chain = Chain("model", ignore)
+    chain.run("load", lambda: Done(None))
+    chain.run("prepare", lambda: Done(None))
     with pytest.raises(
         ModelFileError, match=r"model, step convert \(after load, prepare\): the file is bad"
     ):
-        run_steps("model", [*done, Step("convert", fail)], ignore)
-    broken = Step("write", lambda: (None, ""), ensures=lambda: "nothing was written")
-    with pytest.raises(StepError, match=r"write.*promise: nothing was written"):
-        run_steps("model", [broken], ignore)
-    blocked = Step("write", fail, requires=lambda: "no disk")
+        chain.run("convert", fail)
+    with pytest.raises(StepError, match=r"write.*promise: nothing was written in x"):
+        chain.run("write", lambda: Done("x"), ensures=lambda made: f"nothing was written in {made}")
     with pytest.raises(StepError, match="cannot start: no disk"):
-        run_steps("model", [blocked], ignore)
+        chain.run("write", fail, requires=lambda: "no disk")
 
 
 def test_a_tool_that_fails_shows_how(tmp_path: Path) -> None:

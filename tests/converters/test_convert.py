@@ -15,7 +15,7 @@ import pytest
 from converters import convert as convert_module
 from converters import model_in_work
 from converters.chain import Row
-from converters.conversion import Asked
+from converters.conversion import ConversionRequest
 from converters.convert import Source, convert_model, verify_artifact
 from converters.formats import ncnn as ncnn_module
 from converters.formats.ncnn import rename_blobs
@@ -59,8 +59,8 @@ def convert(
 ) -> tuple[list[Path], list[Row]]:
     """The folders and the table; the first variant that failed raises its error."""
     rows: list[Row] = []
-    source, asked = Source(path.stem, path), Asked(parity=images, **options)
-    made = convert_model(source, variants or (NCNN,), out, asked, rows.append, force=force)
+    source, request = Source(path.stem, path), ConversionRequest(parity=images, **options)
+    made = convert_model(source, variants or (NCNN,), out, request, rows.append, force=force)
     for one in made:
         if one.error:
             raise one.error

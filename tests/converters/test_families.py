@@ -15,7 +15,7 @@ onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from converters.chain import Row  # noqa: E402
-from converters.conversion import Asked  # noqa: E402
+from converters.conversion import ConversionRequest  # noqa: E402
 from converters.convert import convert_model, verify_artifact  # noqa: E402
 from converters.graph.prepare import prepare  # noqa: E402
 from converters.graph.recognise import SPEC_KEY, recognise  # noqa: E402
@@ -59,7 +59,9 @@ def converted(
 ) -> tuple[list[Path], list[str]]:
     rows: list[Row] = []
     chosen = [Variant.parse(text) for text in variants]
-    made = convert_model(source, chosen, out, Asked(parity=NOISE, **options), rows.append)
+    made = convert_model(
+        source, chosen, out, ConversionRequest(parity=NOISE, **options), rows.append
+    )
     for one in made:
         if one.error:
             raise one.error

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converters.conversion import Asked
+from converters.conversion import ConversionRequest
 from converters.convert import Source, convert_model
 from converters.job import FeedSource, NamedFeeds
 from edge.artifact import Artifact, load_artifact
@@ -60,9 +60,9 @@ class Kits:
 
     @staticmethod
     def _convert(path: Path, out: Path, batch: int | None) -> Artifact:
-        asked = Asked(parity=FeedSource("noise", noise), batch=batch)
+        request = ConversionRequest(parity=FeedSource("noise", noise), batch=batch)
         variant = Variant("tensorrt", "fp16")
-        (made,) = convert_model(Source(path.stem, path), [variant], out, asked, lambda _: None)
+        (made,) = convert_model(Source(path.stem, path), [variant], out, request, lambda _: None)
         assert made.error is None
         return load_artifact(made.folder)
 

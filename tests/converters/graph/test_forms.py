@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from converters.chain import Row
-from converters.conversion import Asked
+from converters.conversion import ConversionRequest
 from converters.convert import Source, convert_model
 from converters.graph.data_files import source_digest
 from converters.graph.file import load_onnx
@@ -71,9 +71,9 @@ def noise(spec: ModelSpec) -> list[NamedFeeds]:
 def converted(path: Path, out: Path, *names: str) -> tuple[list[Path], list[str]]:
     """The folders of variants, which must all pass, and the table's steps."""
     rows: list[Row] = []
-    asked = Asked(parity=FeedSource("noise", noise))
+    request = ConversionRequest(parity=FeedSource("noise", noise))
     variants = [Variant.parse(name) for name in names]
-    made = convert_model(Source("tiny", path), variants, out, asked, rows.append)
+    made = convert_model(Source("tiny", path), variants, out, request, rows.append)
     for one in made:
         if one.error:
             raise one.error

@@ -13,7 +13,7 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from converters.conversion import Asked  # noqa: E402
+from converters.conversion import ConversionRequest  # noqa: E402
 from converters.convert import convert_model  # noqa: E402
 from converters.formats.ncnn_weights import layer_weights  # noqa: E402
 from converters.graph import prepare as prepare_module  # noqa: E402
@@ -176,8 +176,10 @@ def small_onnx(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def made(path: Path, out: Path, text: str) -> Path:
-    asked = Asked(parity=FeedSource("noise", noise))
-    (one,) = convert_model(Source("small", path), [Variant.parse(text)], out, asked, lambda _: None)
+    request = ConversionRequest(parity=FeedSource("noise", noise))
+    (one,) = convert_model(
+        Source("small", path), [Variant.parse(text)], out, request, lambda _: None
+    )
     if one.error:
         raise one.error
     return one.folder

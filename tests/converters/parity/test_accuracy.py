@@ -13,8 +13,8 @@ import pytest
 
 from converters import convert as convert_module
 from converters.chain import Row
-from converters.conversion import Asked, Route
-from converters.convert import Made, convert_model
+from converters.conversion import ConversionRequest, Route
+from converters.convert import ConvertedVariant, convert_model
 from converters.formats.onnx import convert_onnx
 from converters.job import Calibration, FeedSource, Job, NamedFeeds
 from converters.parity.accuracy import AccuracyCheck, AccuracyReport
@@ -93,16 +93,16 @@ def check(*values: float, max_loss: float = 1.0, images: int = 500) -> AccuracyC
 
 def convert(
     path: Path, out: Path, texts: str, accuracy: AccuracyCheck | None, **options: Any
-) -> tuple[list[Made], list[Row]]:
+) -> tuple[list[ConvertedVariant], list[Row]]:
     rows: list[Row] = []
-    asked = Asked(
+    request = ConversionRequest(
         parity=FeedSource("noise", noise),
         calibration=Calibration("8 pictures", calibration),
         accuracy=accuracy,
         **options,
     )
     variants = [Variant.parse(text) for text in texts.split()]
-    return convert_model(Source("tiny", path), variants, out, asked, rows.append), rows
+    return convert_model(Source("tiny", path), variants, out, request, rows.append), rows
 
 
 def test_the_artifact_says_what_quantising_cost(
@@ -149,9 +149,9 @@ def test_a_refused_calibration_is_told_once_and_does_not_stop_the_others(
             monkeypatch.setitem(convert_module.CONVERTERS, f"onnx-{precision}", route)
     rows: list[Row] = []
     load = refuse if refused == "pictures" else calibration
-    asked = Asked(FeedSource("noise", noise), Calibration("8", load), check())
+    request = ConversionRequest(FeedSource("noise", noise), Calibration("8", load), check())
     variants = [Variant("onnx", precision) for precision in ("int8", "mixed", "fp32")]
-    made = convert_model(Source("tiny", tiny_onnx), variants, tmp_path, asked, rows.append)
+    made = convert_model(Source("tiny", tiny_onnx), variants, tmp_path, request, rows.append)
     assert [str(one.error) for one in made] == [
         "tiny, step onnx-int8 (after prepare): 8 pictures are too few",
         "the same as onnx-int8",
@@ -253,8 +253,8 @@ def test_a_size_of_ones_own_has_a_folder_of_its_own(tmp_path: Path) -> None:
     onnx.save(tiny_simcc_model(), str(path))
     rows: list[Row] = []
     source = Source("tiny", path, input_hw=(64, 48))
-    asked = Asked(parity=FeedSource("noise", noise))
-    (made,) = convert_model(source, [Variant("onnx", "fp32")], tmp_path, asked, rows.append)
+    request = ConversionRequest(parity=FeedSource("noise", noise))
+    (made,) = convert_model(source, [Variant("onnx", "fp32")], tmp_path, request, rows.append)
     assert made.folder.name == "tiny-64x48-onnx-fp32"
     assert made.folder.is_dir()
 
@@ -280,10 +280,13 @@ def test_another_version_than_the_locks_is_refused(
         check_versions(["onnx"])
     (made,), _ = convert(tiny_onnx, tmp_path, "onnx-fp32", None)
     assert isinstance(made.error, ToolError)
-    source, asked = Source("tiny", tiny_onnx), Asked(parity=FeedSource("noise", noise))
+    source, request = (
+        Source("tiny", tiny_onnx),
+        ConversionRequest(parity=FeedSource("noise", noise)),
+    )
     rows: list[Row] = []
     (good,) = convert_model(
-        source, [Variant("onnx", "fp32")], tmp_path, asked, rows.append, any_version=True
+        source, [Variant("onnx", "fp32")], tmp_path, request, rows.append, any_version=True
     )
     assert good.error is None
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from converters.job import FeedSource
-from converters.model_in_work import Asked, ModelInWork
+from converters.model_in_work import ConversionRequest, ModelInWork
 from converters.source import Source
 from converters.zoo import models as zoo
 from converters.zoo.download import DownloadError
@@ -58,7 +58,7 @@ def test_every_entry_says_where_its_model_is() -> None:
 
 
 def in_work(source: Source, folder: Path) -> ModelInWork:
-    return ModelInWork(source, "", folder, Asked(FeedSource("", lambda _: ())))
+    return ModelInWork(source, "", folder, ConversionRequest(FeedSource("", lambda _: ())))
 
 
 def test_class_counts_are_those_of_the_files(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_class_counts_are_those_of_the_files(tmp_path: Path) -> None:
     for name, entry in entries.items():
         if entry.num_classes and (entry.file or (entry.archive and name in cached)):
             model = ModelInWork(
-                find_source(name), "", tmp_path, Asked(FeedSource("", lambda _: ()))
+                find_source(name), "", tmp_path, ConversionRequest(FeedSource("", lambda _: ()))
             )
             assert model.prepared(1).spec.class_count == entry.num_classes, name
             checked += 1
@@ -585,7 +585,10 @@ def test_a_missing_checkpoint(cache: Path, exports: list[dict[str, Any]]) -> Non
 def test_the_file_in_the_kit(cache: Path) -> None:
     source = find_source("rtmpose-t-demo", input_hw=(256, 192))
     path = ROOT / "converters/zoo/weights/rtmpose-t-demo.onnx"
-    assert source == Source("rtmpose-t-demo", path, None, (256, 192))
+    want = Source("rtmpose-t-demo", path, None, (256, 192), "coco17", assured=True)
+    assert source == want, "the zoo names the points: nothing is assumed"
+    assert source.assumed(("a guess",)) == ()
+    assert Source("mine", path).assumed(("a guess",)) == ("a guess",)
     assert zoo_fetch("rtmpose-t-demo") == path
     assert not cache.exists()
 
