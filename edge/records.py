@@ -316,7 +316,9 @@ def _rule_of(kind: Any, defaults: bool, other: bool) -> Rule:
         return choice(*arguments)
     inner = [_rule_of(one, defaults, other) for one in arguments if one is not Ellipsis]
     if origin is tuple:
-        return list_of(inner[0], "a list", most=2**63)
+        if Ellipsis in arguments:
+            return list_of(inner[0], "a list", most=2**63)
+        return list_of(inner[0], f"a list of {len(inner)}", least=len(inner), most=len(inner))
     if origin is Mapping:
         return mapping_of(inner[1], "a table")
     if origin in (Union, types.UnionType):

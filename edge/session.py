@@ -22,7 +22,7 @@ from edge.errors import (
     SpecError,
 )
 from edge.records import check, choice, shown, whole
-from edge.spec import Format, ModelSpec
+from edge.spec import QUANTISED, Format, ModelSpec
 
 __all__ = [
     "ENGINES",
@@ -37,6 +37,7 @@ __all__ = [
     "check_outputs",
     "default_threads",
     "import_engine",
+    "lower_precisions",
     "open_session",
     "refuse_bf16",
     "shipped_precision",
@@ -97,13 +98,14 @@ class Session(Protocol):
     ``max_batch`` is the batch size that one call takes, None where any does; a network with a
     fixed batch takes exactly that. ``engine`` names engine and version. ``inference_precision`` is
     the arithmetic that holds; ``fp16-storage`` is fp32 arithmetic on half floats in memory, as
-    ncnn does it on ARM.
+    ncnn does it on ARM. ``starts_process``: every call does, so that its time says nothing.
     """
 
     spec: ModelSpec
     engine: str
     inference_precision: str
     max_batch: int | None
+    starts_process: bool = False
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """All that a codec needs, by name: ``spec.outputs`` in their order, ``spec.constants``.
@@ -222,6 +224,18 @@ def import_engine(module: str, extra: str) -> Any:
 def shipped_precision(artifact: Artifact) -> InferencePrecision:
     """What an artifact's arithmetic is meant to be: an fp16 variant's may be half floats."""
     return "fp16" if artifact.variant.precision == "fp16" else "fp32"
+
+
+def lower_precisions(artifact: Artifact) -> tuple[InferencePrecision, ...]:
+    """What an artifact's engine can lower its floats to, unasked by none; of quantised ones none.
+
+    An engine's module says so as ``LOWER_PRECISIONS``.
+    """
+    if artifact.variant.precision in QUANTISED:
+        return ()
+    engine = importlib.import_module(f"edge.engines.{ENGINES[artifact.variant.format]}")
+    lower: tuple[InferencePrecision, ...] = getattr(engine, "LOWER_PRECISIONS", ())
+    return lower
 
 
 def open_session(artifact: Artifact, settings: EngineSettings | None = None) -> Session:

@@ -13,19 +13,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any
 
 import edge
 from edge.artifact import MANIFEST, Artifact, load_artifact, read_manifest
-from edge.choice.measure import TIE, Candidate, Check, Measuring, decide, manifest_sha256
+from edge.choice.measure import TIE, Candidate, Check, MeasureOptions, decide, manifest_sha256
 from edge.choice.record import installed, machine, read_record, record_path, write_record
 from edge.errors import EdgeError, SpecError
+from edge.records import number, plain_values
+from edge.records import read_record as read_values
 from edge.session import EngineSettings, InferencePrecision, Session, open_session
 
 __all__ = ["TIE", "Candidate", "Check", "Choice", "ChoiceSettings", "choose", "find_artifacts"]
 
 # For so long a choice stands that was measured while others were busy.
-_DOUBT_HOLDS_S = 3600.0
+_WARNED_HOLDS_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class ChoiceSettings:
 class Choice:
     """What to run: an artifact, the arithmetic to open it with, and all that there was.
 
-    ``latency_ms`` is that of the chosen candidate, ``doubt`` says by what it was disturbed; empty
+    ``latency_ms`` is that of the chosen candidate, ``warning`` says by what it was disturbed; empty
     where by nothing. ``remembered``: read from ``file``, not measured just now;
     ``file`` is None where this user has no folder for it.
     """
@@ -57,7 +59,7 @@ class Choice:
     candidates: tuple[Candidate, ...]
     threads: int
     measured_utc: str
-    doubt: str
+    warning: str
     remembered: bool
     file: Path | None
 
@@ -71,7 +73,7 @@ class Choice:
         return {
             "model": self.artifact.spec.name,
             "measured_utc": self.measured_utc,
-            "doubt": self.doubt,
+            "doubt": self.warning,
             "threads": self.threads,
             "chosen": self.chosen.name,
             "artifact": str(self.artifact.folder),
@@ -98,8 +100,9 @@ def choose(
 
     The fastest with one person is chosen (with one picture, where the model takes whole pictures);
     of those that are as fast within `TIE` the most precise. Without ``check`` bf16 is no candidate;
-    with it, it is asked only of a candidate that would be chosen. A choice in doubt, because others
-    were busy, is remembered for an hour. ``say`` gets notes, ``progress`` what is going on.
+    with it, it is asked only of a candidate that would be chosen. A choice that was measured
+    while others were busy is remembered for an hour. ``say`` gets notes, ``progress`` what is going
+    on.
 
     Raises SpecError for artifacts of different models, ArtifactError where none can run here (and
     EngineMissingError where that is only for want of an engine).
@@ -126,14 +129,16 @@ def choose(
         try:
             data = read_record(path, identity)
             known = None if data is None else _remembered(data, artifacts, threads, path)
-            if known and not (known.doubt and _age_s(known) > _DOUBT_HOLDS_S):
+            if known and not (known.warning and _age_s(known) > _WARNED_HOLDS_S):
                 return known
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (SpecError, ValueError, KeyError) as error:
             say(f"{path}: damaged ({error}); measured anew")
-    how = Measuring(threads, settings.inference_precision, check, progress, open_artifact, clock_ns)
-    candidates, doubt = decide(artifacts, how)
+    options = MeasureOptions(
+        threads, settings.inference_precision, check, progress, open_artifact, clock_ns
+    )
+    candidates, warning = decide(artifacts, options)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
-    choice = _choice(candidates, threads, now, doubt, path, remembered=False)
+    choice = _choice(candidates, threads, now, warning, path, remembered=False)
     try:
         if path:
             write_record(path, {**choice.to_json(), "depends_on": identity})
@@ -186,34 +191,46 @@ def _one_model(artifacts: Sequence[Artifact]) -> str:
     return names[0]
 
 
+_Latency = Annotated[float, number(above=0)]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A candidate as its record has it."""
+
+    manifest_sha256: str
+    inference_precision: InferencePrecision
+    computes_in: str
+    engine: str
+    latency_ms: _Latency | None
+    latency_4_people_ms: _Latency | None
+    check: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What a file remembers of a choice, besides what it depends on."""
+
+    measured_utc: str
+    doubt: str
+    candidates: tuple[_Row, ...]
+
+
 def _remembered(
     data: dict[str, Any], artifacts: Sequence[Artifact], threads: int, path: Path
 ) -> Choice:
-    """A record as a choice again; KeyError, TypeError or ValueError where it is damaged."""
+    """A record as a choice again; KeyError, SpecError or ValueError where it is damaged."""
     by_sha256 = {manifest_sha256(one): one for one in artifacts}
+    found = read_values(_Record, data, other=True)
     candidates = []
-    for row in data["candidates"]:
-        precision = row["inference_precision"]
-        times = [row["latency_ms"], row["latency_4_people_ms"]]
-        if precision not in get_args(InferencePrecision):
-            raise ValueError(f"{precision!r} is no inference precision")
-        if not all(value is None or 0 < float(value) < math.inf for value in times):
-            raise ValueError(f"latencies of {times}")
-        texts = {key: str(row[key]) for key in ("computes_in", "engine", "check", "reason")}
-        candidates.append(
-            Candidate(
-                by_sha256[row["manifest_sha256"]],
-                precision,
-                latency_ms=times[0],
-                latency_4_people_ms=times[1],
-                **texts,
-            )
-        )
+    for row in found.candidates:
+        values = plain_values(row)
+        candidates.append(Candidate(by_sha256[values.pop("manifest_sha256")], **values))
     chosen = [one.latency_ms for one in candidates if not one.reason]
     if len(chosen) != 1 or chosen[0] is None:
         raise ValueError(f"{len(chosen)} candidates are chosen")
-    when, doubt = str(data["measured_utc"]), str(data["doubt"])
-    return _choice(candidates, threads, when, doubt, path, remembered=True)
+    return _choice(candidates, threads, found.measured_utc, found.doubt, path, remembered=True)
 
 
 def _age_s(choice: Choice) -> float:
@@ -227,7 +244,7 @@ def _choice(
     candidates: Sequence[Candidate],
     threads: int,
     when: str,
-    doubt: str,
+    warning: str,
     path: Path | None,
     *,
     remembered: bool,
@@ -241,7 +258,7 @@ def _choice(
         candidates=tuple(candidates),
         threads=threads,
         measured_utc=when,
-        doubt=doubt,
+        warning=warning,
         remembered=remembered,
         file=path,
     )

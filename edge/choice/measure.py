@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -21,10 +20,16 @@ from edge.errors import ArtifactError, EdgeError, EngineMissingError, ParityErro
 from edge.latency import LatencySettings, measure_in_turn, percentile_ms
 from edge.onestage import OneStage
 from edge.pose import PoseEstimator
-from edge.session import EngineSettings, InferencePrecision, Session, shipped_precision
+from edge.session import (
+    EngineSettings,
+    InferencePrecision,
+    Session,
+    lower_precisions,
+    shipped_precision,
+)
 from edge.spec import QUANTISED
 
-__all__ = ["TIE", "Candidate", "Check", "Measuring", "decide", "manifest_sha256"]
+__all__ = ["TIE", "Candidate", "Check", "MeasureOptions", "decide", "manifest_sha256"]
 
 # Nearer than this to the fastest is as fast: what two measurements of the same may differ by.
 TIE = 0.03
@@ -85,7 +90,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Measuring:
+class MeasureOptions:
     """How candidates are opened, timed and compared; ``progress`` gets what is going on."""
 
     threads: int
@@ -101,41 +106,42 @@ def manifest_sha256(artifact: Artifact) -> str:
     return hashlib.sha256(json.dumps(artifact.to_json(), sort_keys=True).encode()).hexdigest()
 
 
-def decide(artifacts: Sequence[Artifact], how: Measuring) -> tuple[list[Candidate], str]:
-    """All candidates of one model, measured, with the reasons against all but one; and a doubt.
+def decide(artifacts: Sequence[Artifact], options: MeasureOptions) -> tuple[list[Candidate], str]:
+    """All candidates of one model, measured, with the reasons against all but one; and a warning.
 
-    The doubt says how busy others kept the machine; empty where they did not. Raises ArtifactError
-    where no candidate can run here, EngineMissingError where that is only for want of an engine.
+    The warning says how busy others kept the machine; empty where they did not. Raises
+    ArtifactError where no candidate can run here, EngineMissingError where that is only for want of
+    an engine.
     """
     with ExitStack() as stack:
         rows: list[tuple[Candidate, Session | None]] = []
         for artifact in artifacts:
-            how.progress(f"{artifact.spec.name}: opening {artifact.variant}")
-            rows += _opened(artifact, how, stack)
+            options.progress(f"{artifact.spec.name}: opening {artifact.variant}")
+            rows += _opened(artifact, options, stack)
         candidates = [candidate for candidate, _ in rows]
         sessions = {n: session for n, (_, session) in enumerate(rows) if session is not None}
-        doubt = _measure(candidates, sessions, how) if sessions else ""
+        warning = _measure(candidates, sessions, options) if sessions else ""
         left = set(sessions)
         while left:
             best = _pick(candidates, left)
             if candidates[best].inference_precision == "bf16":
-                candidates[best] = _checked(candidates[best], sessions[best], how)
+                candidates[best] = _checked(candidates[best], sessions[best], options)
             if not candidates[best].reason:
-                return _with_reasons(candidates, left, best), doubt
+                return _with_reasons(candidates, left, best), warning
             left.remove(best)
     raise _none(candidates)
 
 
 def _opened(
-    artifact: Artifact, how: Measuring, stack: ExitStack
+    artifact: Artifact, options: MeasureOptions, stack: ExitStack
 ) -> list[tuple[Candidate, Session | None]]:
     """An artifact's candidates."""
-    asked = how.inference_precision
-    wanted = _wanted(artifact, asked, may_check=how.check is not None)
+    asked = options.inference_precision
+    wanted = _wanted(artifact, asked, may_check=options.check is not None)
     if not wanted:
         reason = f"was not compared in {asked}"
         return [(Candidate(artifact, shipped_precision(artifact), reason=reason), None)]
-    found = [_open(artifact, precision, how, stack) for precision in wanted]
+    found = [_open(artifact, precision, options, stack) for precision in wanted]
     # A CPU without bf16 computes in fp32: that is a candidate already.
     return [
         (candidate, session)
@@ -149,8 +155,8 @@ def _wanted(
 ) -> list[InferencePrecision]:
     """What an artifact may compute in: as it was compared, with floats, and in bf16 if checked."""
     wanted = [shipped_precision(artifact)]
-    if may_check and str(artifact.variant) in ("openvino-fp32", "openvino-fp16"):
-        wanted.append("bf16")
+    if may_check:
+        wanted += lower_precisions(artifact)
     if asked == "fp32":
         return ["fp32"]
     return [one for one in wanted if asked in (None, one)]
@@ -159,7 +165,7 @@ def _wanted(
 def _open(
     artifact: Artifact,
     precision: InferencePrecision,
-    how: Measuring,
+    options: MeasureOptions,
     stack: ExitStack,
 ) -> tuple[Candidate, Session | None]:
     """A candidate, and its session where it can run: it ran once."""
@@ -168,12 +174,12 @@ def _open(
     if reason:
         return replace(candidate, reason=reason), None
     try:
-        settings = EngineSettings(how.threads, precision)
-        session = stack.enter_context(how.open_artifact(artifact, settings))
+        settings = EngineSettings(options.threads, precision)
+        session = stack.enter_context(options.open_artifact(artifact, settings))
         candidate = replace(
             candidate, computes_in=session.inference_precision, engine=session.engine
         )
-        if session.engine.startswith("trtexec"):
+        if session.starts_process:
             return replace(candidate, reason="starts a process for every call"), None
         _call(session, 1)()
     except EngineMissingError as error:
@@ -195,23 +201,25 @@ def _unfit(artifact: Artifact) -> str:
     return "" if batch in (None, 1) else f"has a fixed batch of {batch}"
 
 
-def _measure(candidates: list[Candidate], sessions: dict[int, Session], how: Measuring) -> str:
-    """Put the median latencies into the candidates that have a session; how far that is in doubt.
+def _measure(
+    candidates: list[Candidate], sessions: dict[int, Session], options: MeasureOptions
+) -> str:
+    """Put the median latencies into the candidates that have a session; what speaks against them.
 
     What tells is the time that this thread could compute and had no CPU: of Linux, elsewhere 0.
     """
-    began_ns, waited_ns = time.perf_counter_ns(), waiting_ns()
+    began_ns, waited_ns = options.clock_ns(), waiting_ns()
     spec = next(iter(sessions.values())).spec
-    samples = _time(spec.name, sessions, 1, how)
+    samples = _time(spec.name, sessions, 1, options)
     for number, one in samples.items():
         candidates[number] = replace(candidates[number], latency_ms=percentile_ms(one, 50))
     if spec.task == "pose":
         left = {n: session for n, session in sessions.items() if not _hopeless(n, samples)}
-        for number, one in _time(spec.name, left, 4, how).items():
+        for number, one in _time(spec.name, left, 4, options).items():
             candidates[number] = replace(
                 candidates[number], latency_4_people_ms=percentile_ms(one, 50)
             )
-    waited = (waiting_ns() - waited_ns) / max(1, time.perf_counter_ns() - began_ns)
+    waited = (waiting_ns() - waited_ns) / max(1, options.clock_ns() - began_ns)
     return f"a CPU was waited for {waited:.0%} of the time" if waited > _WAITED else ""
 
 
@@ -224,7 +232,7 @@ def waiting_ns() -> int:
 
 
 def _time(
-    model: str, sessions: dict[int, Session], people: int, how: Measuring
+    model: str, sessions: dict[int, Session], people: int, options: MeasureOptions
 ) -> dict[int, list[int]]:
     """Samples in ns by the sessions' numbers; those of the hopelessly slow ones are fewer.
 
@@ -236,12 +244,12 @@ def _time(
     samples: dict[int, list[int]] = {number: [] for number in sessions}
     for turn in range(_ROUNDS):
         numbers = [n for n in sessions if turn < _TRIED or not _hopeless(n, samples)]
-        how.progress(
+        options.progress(
             f"{model}: timing {len(numbers)} candidates on {people} "
             f"{'person' if people == 1 else 'people'}, round {turn + 1} of {_ROUNDS}"
         )
         calls = [_call(sessions[number], people) for number in numbers]
-        results = measure_in_turn(calls, share, 1, how.clock_ns)
+        results = measure_in_turn(calls, share, 1, options.clock_ns)
         for number, result in zip(numbers, results, strict=True):
             samples[number] += result.samples_ns
     return samples
@@ -287,12 +295,12 @@ def _coarseness(candidate: Candidate) -> int:
     return max(_PRECISE.index(word) if word in _PRECISE else len(_PRECISE) for word in words)
 
 
-def _checked(candidate: Candidate, session: Session, how: Measuring) -> Candidate:
+def _checked(candidate: Candidate, session: Session, options: MeasureOptions) -> Candidate:
     """A candidate in bf16 with what a comparison of its answers gave, or the reason against it."""
-    assert how.check  # without one nothing may compute in bf16
-    how.progress(f"{candidate.artifact.spec.name}: comparing the answers of {candidate.name}")
+    assert options.check  # without one nothing may compute in bf16
+    options.progress(f"{candidate.artifact.spec.name}: comparing the answers of {candidate.name}")
     try:
-        return replace(candidate, check=how.check(candidate.artifact, session))
+        return replace(candidate, check=options.check(candidate.artifact, session))
     except ParityError as error:
         return replace(candidate, reason=f"its answers are beyond the limits: {error}")
     except EdgeError as error:

@@ -262,8 +262,8 @@ def _say(line: str) -> None:
 def _line(choice: Choice) -> str:
     """What was chosen and since when, for `edge run`."""
     rest = "edge choose shows the rest"
-    if choice.doubt:
-        rest = f"while others were busy: {choice.doubt}; edge choose --again"
+    if choice.warning:
+        rest = f"while others were busy: {choice.warning}; edge choose --again"
     return (
         f"{choice.artifact.spec.name}: {choice.chosen.name}, {choice.latency_ms:.1f} ms "
         f"(measured {choice.measured_utc[:10]}; {rest})"
@@ -295,8 +295,8 @@ def _table(choice: Choice) -> str:
         best = min(crowd, key=lambda one: one.latency_4_people_ms or 0.0)
         if best.reason:
             lines.append(f"with 4 people {best.name} is the fastest; 1 person decides")
-    if choice.doubt:
-        lines.append(f"others were busy: {choice.doubt}; measure anew with --again")
+    if choice.warning:
+        lines.append(f"others were busy: {choice.warning}; measure anew with --again")
     kept = [] if choice.file is None else [f"kept in {choice.file}"]
     return "\n".join([*lines, *kept])
 

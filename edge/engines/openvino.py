@@ -22,12 +22,15 @@ from edge.session import (
 )
 
 __all__ = [
+    "LOWER_PRECISIONS",
     "OpenVinoSession",
     "import_openvino",
     "keep_signal_stack",
     "open_engine",
 ]
 
+# What it computes floats in where it is allowed to, besides their own.
+LOWER_PRECISIONS = ("bf16",)
 # Ours -> OpenVINO's element type, and the word with which a CPU says that it computes in it.
 _TYPES = {"fp32": ("f32", "FP32"), "fp16": ("f16", "FP16"), "bf16": ("bf16", "BF16")}
 

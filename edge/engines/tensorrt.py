@@ -154,6 +154,8 @@ class TensorRtSession(Session):
 class TrtexecSession(Session):
     """A built engine through trtexec, which starts anew for every call."""
 
+    starts_process = True
+
     def __init__(self, artifact: Artifact, program: str) -> None:
         self.spec = artifact.spec
         self._state = OpenSession(self.spec)

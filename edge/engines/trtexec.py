@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from edge.artifact import Artifact
 from edge.errors import ArtifactError, EngineError, SpecError
+from edge.records import read_record
 from edge.texts import read_json
 
 __all__ = [
@@ -115,27 +116,17 @@ class BuildKit:
 def load_build_kit(artifact: Artifact) -> BuildKit:
     """The kit of a ``tensorrt-*`` artifact; ArtifactError where its ``build`` file is none."""
     path = artifact.path("build")
-    try:
-        data = read_json(path, ArtifactError)
-        if data["schema"] > KIT_SCHEMA:
-            raise ArtifactError(
-                f"{path}: written by a newer edgepose (schema {data['schema']}); upgrade edgepose"
-            )
-        batches = data["batches"]
-        return BuildKit(
-            name=str(data["name"]),
-            precision=str(data["precision"]),
-            input_name=str(data["input_name"]),
-            input_shape=tuple(data["input_shape"]),
-            models={str(key): str(value) for key, value in data["models"].items()},
-            batches=None if batches is None else (batches[0], batches[1], batches[2]),
-            oldest=(int(data["oldest"][0]), int(data["oldest"][1])),
+    fix = "; convert it again"
+    data = read_json(path, ArtifactError, fix)
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if isinstance(schema, int) and schema > KIT_SCHEMA:
+        raise ArtifactError(
+            f"{path}: written by a newer edgepose (schema {schema}); upgrade edgepose"
         )
-    except (
-        *(OSError, ArithmeticError, AttributeError, LookupError),
-        *(RecursionError, TypeError, ValueError),
-    ) as error:
-        raise ArtifactError(f"{path}: no build kit ({error!r}); convert it again") from None
+    try:
+        return read_record(BuildKit, data, other=True)
+    except SpecError as error:
+        raise ArtifactError(f"{path}: no build kit ({error}){fix}") from None
 
 
 # --- versions -------------------------------------------------------------------------------------
@@ -270,24 +261,17 @@ def trtexec_time_argv(
     timing: Timing | None = None,
     batch: int | None = None,
     input_path: str | None = None,
-    profile_path: str | None = None,
     trtexec: str = "trtexec",
 ) -> list[str]:
     """The call that measures a built engine and writes every run's times to a JSON file.
 
     ``batch`` is for an engine whose batch is open, its usual one where None. ``input_path`` holds
-    the input's raw float32 bytes (random values without one); ``profile_path`` asks for times by
-    layer in a run of their own, which leaves the measured one alone.
+    the input's raw float32 bytes (random values without one).
     """
     dialect_of(version)
     argv = [trtexec, f"--loadEngine={engine_path}", *(timing or Timing()).flags(version)]
     argv.append(f"--exportTimes={times_path}")
-    argv += _feed_flags(kit, batch, input_path)
-    if profile_path:
-        if version[0] < 11:  # from then on it is always separate
-            argv.append("--separateProfileRun")
-        argv += ["--dumpProfile", f"--exportProfile={profile_path}"]
-    return argv
+    return argv + _feed_flags(kit, batch, input_path)
 
 
 def trtexec_run_argv(

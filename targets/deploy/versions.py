@@ -21,13 +21,14 @@ import posixpath
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from edge.errors import DeviceError
+from edge.errors import DeviceError, SpecError
 from edge.files import temporary_folder
+from edge.records import plain_values, read_record
 from targets.transports.transport import Done, Progress, Transport, check
 
 __all__ = ["Deployments", "Version", "Within", "new_name", "open_deployments"]
@@ -109,7 +110,7 @@ class Version:
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``deployment.json``."""
-        return {"schema": SCHEMA, **asdict(self)}
+        return {"schema": SCHEMA, **plain_values(self)}
 
 
 class Within:
@@ -298,13 +299,9 @@ def _version(line: str) -> Version | None:
     """The version of a line of JSON; None for what a power cut or another program left."""
     try:
         data = json.loads(line)
-        if data.pop("schema") != SCHEMA or not re.fullmatch(r"[0-9a-f-]+", data["name"]):
+        if data.pop("schema") != SCHEMA:
             return None
-        lists = {key: tuple(map(str, data.pop(key))) for key in ("models", "parity")}
-        return Version(
-            models=lists["models"],
-            parity=lists["parity"],
-            **{key: str(value) for key, value in data.items()},
-        )
-    except (ValueError, KeyError, TypeError, AttributeError):
+        version = read_record(Version, data, defaults=True)
+    except (ValueError, KeyError, TypeError, AttributeError, SpecError):
         return None
+    return version if re.fullmatch(r"[0-9a-f-]+", version.name) else None

@@ -36,7 +36,7 @@ __all__ = [
 
 _CALL_S = 20.0
 # In the working folder: a line of shell for everything that is still to be undone.
-_OWED = "undo"
+_PENDING = "undo"
 _STAY_ON = "stay_on_while_plugged_in"
 _PLUGGED_USB = 2
 
@@ -103,7 +103,7 @@ def prepared_device(
                 _lock_clocks(transport, undo, preparation.notes)
             yield preparation
         finally:
-            _restore(transport, undo, preparation, say)
+            _undo_all(transport, undo, preparation, say)
 
 
 def check_idle(transport: Transport) -> None:
@@ -135,8 +135,8 @@ def put_back(transport: Transport) -> bool:
 
     DeviceError with the command for the user where that fails.
     """
-    owed = _run(transport, ("cat", f"{transport.work_dir}/{_OWED}"))
-    lines = owed.stdout.decode("utf-8", "replace").splitlines() if owed.returncode == 0 else []
+    noted = _run(transport, ("cat", f"{transport.work_dir}/{_PENDING}"))
+    lines = noted.stdout.decode("utf-8", "replace").splitlines() if noted.returncode == 0 else []
     for line in reversed(lines):
         done = _run(transport, ("sh", "-c", line))
         if done.returncode or "Exception" in _said(done):
@@ -146,7 +146,7 @@ def put_back(transport: Transport) -> bool:
                 f"{user_command(transport, ('sh', '-c', line))}"
             )
     if lines:
-        _run(transport, ("rm", "-f", f"{transport.work_dir}/{_OWED}"))
+        _run(transport, ("rm", "-f", f"{transport.work_dir}/{_PENDING}"))
     return bool(lines)
 
 
@@ -177,7 +177,7 @@ def _stay_awake(transport: Transport, undo: list[_Undo], notes: list[str]) -> No
         if before == "null"
         else ("settings", "put", "global", _STAY_ON, before)
     )
-    _owe(transport, undo, _Undo(f"stay awake ({before})", back))
+    _undo_later(transport, undo, _Undo(f"stay awake ({before})", back))
     done = _run(transport, ("svc", "power", "stayon", "true"))
     # The exit status says nothing on old versions; makers refuse it with an exception.
     after = _said(_run(transport, get))
@@ -208,7 +208,7 @@ def _fix_performance(transport: Transport, undo: list[_Undo], notes: list[str]) 
         return
     command = ("cmd", "power", "set-fixed-performance-mode-enabled")
     # No version tells whether it is on; it is off unless somebody has set it since the last boot.
-    _owe(transport, undo, _Undo("fixed-performance mode (off)", (*command, "false")))
+    _undo_later(transport, undo, _Undo("fixed-performance mode (off)", (*command, "false")))
     done = _run(transport, (*command, "true"))
     said = _said(done)
     if done.returncode or "Fail" in said or "Exception" in said:
@@ -224,10 +224,10 @@ def _lock_clocks(transport: Transport, undo: list[_Undo], notes: list[str]) -> N
     back = shlex.join([*root, "jetson_clocks", "--restore", stored])
     restore = ("sh", "-c", f"{back} && rm -f {shlex.quote(stored)}")
     _must(transport, _run(transport, ("mkdir", "-p", transport.work_dir)))
-    # Nothing was locked by it: what is locked is owed, and was put back.
+    # Nothing was locked by it: what it locked was noted, and was put back.
     _must(transport, _run(transport, (*root, "rm", "-f", stored)))
     _must(transport, _run(transport, (*root, "jetson_clocks", "--store", stored)))
-    _owe(transport, undo, _Undo("clocks", restore))
+    _undo_later(transport, undo, _Undo("clocks", restore))
     _must(transport, _run(transport, (*root, "jetson_clocks")))
     shown = _run(transport, (*root, "jetson_clocks", "--show")).stdout.decode("utf-8", "replace")
     clocks = parse_jetson_clocks(shown)
@@ -238,12 +238,12 @@ def _lock_clocks(transport: Transport, undo: list[_Undo], notes: list[str]) -> N
         notes.append("clocks: locked at the maximum of the power mode")
 
 
-def _owe(transport: Transport, undo: list[_Undo], one: _Undo) -> None:
+def _undo_later(transport: Transport, undo: list[_Undo], one: _Undo) -> None:
     """Note what undoes a setting, here and on the device; called before it is set."""
     undo.append(one)
     script = 'mkdir -p "$1" && printf "%s\\n" "$2" >> "$1/$3"'
     line = one.argv[2] if one.argv[:2] == ("sh", "-c") else shlex.join(one.argv)
-    _run(transport, ("sh", "-c", script, "sh", transport.work_dir, line, _OWED))
+    _run(transport, ("sh", "-c", script, "sh", transport.work_dir, line, _PENDING))
 
 
 def _must(transport: Transport, done: Done) -> None:
@@ -256,14 +256,14 @@ def _must(transport: Transport, done: Done) -> None:
     )
 
 
-def _restore(
+def _undo_all(
     transport: Transport,
     undo: list[_Undo],
     preparation: Preparation,
     say: Callable[[str], None],
 ) -> None:
     give_up = False
-    owed = bool(undo)
+    pending = bool(undo)
     while undo:
         one = undo.pop()
         why = "not tried"
@@ -285,9 +285,9 @@ def _restore(
         )
         preparation.unrestored.append(line)
         say(line)
-    if owed and not preparation.unrestored:
+    if pending and not preparation.unrestored:
         with suppress(DeviceError):
-            _run(transport, ("rm", "-f", f"{transport.work_dir}/{_OWED}"))
+            _run(transport, ("rm", "-f", f"{transport.work_dir}/{_PENDING}"))
 
 
 @contextmanager

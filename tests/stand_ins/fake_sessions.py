@@ -18,6 +18,7 @@ class FakeSession:
 
     engine = "fake"
     inference_precision = "fp32"
+    starts_process = False
 
     def __init__(self, spec: ModelSpec, answer: Any, max_batch: int | None = None) -> None:
         self.spec = spec

@@ -193,7 +193,7 @@ def build_engine(
         )
         local_log = log_folder / f"{posixpath.basename(engine)}.build.log"
         try:
-            with _told(what, say):
+            with _heartbeat(what, say):
                 done = transport.run(["sh", "-c", _LOGGED, log, *argv], timeout_s=timeout_s)
         except DeviceError as error:
             raise DeviceError(f"{error}{_pulled(transport, log, local_log)}") from None
@@ -243,7 +243,7 @@ def _device_word(transport: Transport, device: DeviceInfo | None) -> str:
 
 
 @contextmanager
-def _told(what: str, say: Say) -> Iterator[None]:
+def _heartbeat(what: str, say: Say) -> Iterator[None]:
     """Say that something goes on for as long as the block does."""
     over = threading.Event()
     begin = time.monotonic()

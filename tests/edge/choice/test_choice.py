@@ -47,7 +47,7 @@ def test_the_fastest_is_chosen(bench: Bench) -> None:
     # In the arithmetic that each ships for, with the threads that were asked for.
     assert bench.opened == [("onnx-fp32 fp32", 3), ("ncnn-fp16 fp16", 3), ("tflite-int8 fp32", 3)]
     assert bench.open_now == 0
-    assert (choice.doubt, choice.remembered, choice.threads) == ("", False, 3)
+    assert (choice.warning, choice.remembered, choice.threads) == ("", False, 3)
 
 
 @pytest.mark.parametrize(

@@ -164,12 +164,12 @@ def test_a_busy_machine_is_told_of(bench: Bench, monkeypatch: pytest.MonkeyPatch
     bench.add("onnx-fp32", 60.0)
     waited = iter([0, 10**12])
     monkeypatch.setattr(edge.choice.measure, "waiting_ns", lambda: next(waited))
-    doubt = bench.choose().doubt
+    doubt = bench.choose().warning
     assert doubt.startswith("a CPU was waited for ")
-    assert bench.choose().doubt == doubt
+    assert bench.choose().warning == doubt
     waited = iter([7, 7])
-    assert bench.choose(again=True).doubt == ""
-    assert bench.choose().doubt == ""
+    assert bench.choose(again=True).warning == ""
+    assert bench.choose().warning == ""
 
 
 @pytest.mark.parametrize("when", ["2026-01-01T00:00:00Z", "2199-01-01T00:00:00Z", "yesterday"])
@@ -183,7 +183,7 @@ def test_a_doubt_does_not_stay(bench: Bench, when: str, monkeypatch: pytest.Monk
     edited = _edited(lambda data: data.update(measured_utc=when))
     path.write_bytes(edited(path.read_bytes()))
     choice = bench.choose()
-    assert (choice.remembered, choice.doubt) == (False, "")
+    assert (choice.remembered, choice.warning) == (False, "")
     assert [line.endswith("measured anew") for line in bench.said] == [True] * (when[0] == "y")
     # What nobody disturbed stays for as long as nothing changes.
     path.write_bytes(edited(path.read_bytes()))

@@ -166,14 +166,6 @@ def test_the_same_measurement_is_meant_whatever_the_defaults(
     ]
 
 
-def test_layers_are_timed_in_a_run_of_their_own() -> None:
-    old = trtexec_time_argv((8, 6, 1), FP16, "e", "t", profile_path="p.json", input_path="i.bin")
-    new = trtexec_time_argv((11, 4, 0), FP16, "e", "t", profile_path="p.json", input_path="i.bin")
-    tail = ["--dumpProfile", "--exportProfile=p.json"]
-    assert old[-4:] == ["--loadInputs=input:i.bin", "--separateProfileRun", *tail]
-    assert new[-3:] == ["--loadInputs=input:i.bin", *tail]
-
-
 def test_a_batch_is_said_where_it_is_open_and_checked_where_not() -> None:
     assert "--shapes=input:4x3x256x192" in trtexec_time_argv((10, 3, 0), OPEN, "e", "t")
     assert "--shapes=input:2x3x256x192" in trtexec_time_argv((10, 3, 0), OPEN, "e", "t", batch=2)
