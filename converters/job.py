@@ -89,7 +89,10 @@ class Quantiser(Protocol):
     fragile_parts: Sequence[str]
 
     def quantise(self, float_parts: Collection[str], folder: Path) -> dict[str, str]:
-        """Quantise all but ``float_parts`` into ``folder``; role -> file name, as a converter."""
+        """Quantise all but ``float_parts`` into ``folder``; role -> file name, as a converter.
+
+        They are some of ``parts``: whoever takes names from users looks.
+        """
         ...
 
 

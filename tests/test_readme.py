@@ -86,7 +86,7 @@ def test_every_block_is_run_by_a_test_here() -> None:
 def test_the_first_success(checkout: Path) -> None:
     printed = run("convert", checkout)
     assert "pass: " in printed
-    assert "arm: not checked (install: apt-get install qemu-user-static" in printed
+    assert "ARM: not checked (install: apt-get install qemu-user-static" in printed
     artifact = checkout / "build/android-sd865/rtmpose-t-demo-ncnn-fp16"
     assert sorted(p.name for p in artifact.iterdir()) == [
         "artifact.json",

@@ -19,6 +19,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.errors import first_line
+
 __all__ = ["Global", "PickleError", "PickledArray", "Skipped", "UnsafePickleError", "read_pickle"]
 
 _MOST_STEPS = 3_000_000
@@ -369,5 +371,5 @@ def read_pickle(
         raise
     # What a damaged pickle raises depends on the byte that is wrong.
     except Exception as error:
-        raise PickleError((str(error).strip() or type(error).__name__).splitlines()[0]) from error
+        raise PickleError(first_line(error)) from error
     raise PickleError("no end")

@@ -12,7 +12,7 @@ import numpy as np
 
 from converters import CHECKOUT, ROOM
 from converters.tools import locked_versions, run_shown, run_tool
-from edge.errors import ToolError
+from edge.errors import ToolError, last_line
 
 __all__ = [
     "LOCK",
@@ -60,7 +60,7 @@ def onnx2tf_python(environment: Path = _ENVIRONMENT) -> Path:
         try:
             run_shown(["make", "--no-print-directory", "setup-onnx2tf"], CHECKOUT, _SETUP_TIMEOUT_S)
         except ToolError as error:
-            reason = str(error).strip().splitlines()[-1].strip()
+            reason = last_line(error)
             raise ToolError(
                 f"onnx2tf's environment could not be built ({reason}); run `make setup-onnx2tf`, "
                 "which needs the package index"

@@ -17,7 +17,7 @@ from converters.graph.file import Graph
 from converters.graph.parts import fragile_parts, network_parts, node_name
 from converters.graph.ranges import Range, tensor_ranges
 from converters.job import Job
-from edge.errors import SpecError, ToolError
+from edge.errors import ToolError, first_line
 
 __all__ = ["OnnxQuantiser", "open_onnx_quantiser", "quantise_qdq"]
 
@@ -46,22 +46,17 @@ class OnnxQuantiser:
         """Write ``<model>.onnx`` with ``float_parts`` in float32; role -> file name.
 
         Inputs and outputs stay float32 under their names. The same network, feeds and parts give
-        the same bytes. Raises SpecError for a part that the network does not have.
+        the same bytes.
         """
         import onnx
 
-        unknown = sorted(set(float_parts) - set(self.parts))
-        if unknown:
-            raise SpecError(
-                f"{self._name} has no part {unknown[0]!r}; its parts: {', '.join(self.parts)}"
-            )
         floats = {name for part in float_parts for name in self._nodes_of[part]}
         try:
             quantised = quantise_qdq(self._model, self._ranges, floats)
             onnx.checker.check_model(quantised)
         except Exception as error:  # its exceptions share no base class but Exception
             raise ToolError(
-                f"ONNX Runtime cannot quantise {self._name}: {_first_line(error)}"
+                f"ONNX Runtime cannot quantise {self._name}: {first_line(error)}"
             ) from None
         file = f"{self._name}.onnx"
         onnx.save(quantised, folder / file)
@@ -118,7 +113,7 @@ def _quantisable(path: Path, name: str) -> Any:
         except Exception as error:  # its exceptions share no base class but Exception
             raise ToolError(
                 f"{name}: ONNX cannot bring opset {opset} to {_OPSET}, which int8 needs "
-                f"({_first_line(error)}); export the model with opset {_OPSET} or later"
+                f"({first_line(error)}); export the model with opset {_OPSET} or later"
             ) from None
     model = onnx.shape_inference.infer_shapes(model)
     # Says that shapes are known: otherwise each quantising infers them anew, through a file.
@@ -164,11 +159,6 @@ def _replace(names: Any, old: str, new: str) -> None:
     for index, name in enumerate(names):
         if name == old:
             names[index] = new
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__
 
 
 @contextlib.contextmanager

@@ -23,7 +23,6 @@ from converters.graph.file import Graph
 from converters.graph.parts import fragile_parts, network_parts, node_name
 from converters.graph.ranges import Range, tensor_ranges
 from converters.job import Job
-from edge.errors import SpecError
 from edge.session import Array
 
 __all__ = ["TensorRtQuantiser", "open_tensorrt_quantiser", "with_pairs", "with_weight_pairs"]
@@ -64,15 +63,7 @@ class TensorRtQuantiser:
         self._ranges = tensor_ranges(self._model, job.spec, job.feeds)
 
     def quantise(self, float_parts: Collection[str], folder: Path) -> dict[str, str]:
-        """Write the kit with ``float_parts`` in FP16; role -> file name.
-
-        Raises SpecError for a part that the network does not have.
-        """
-        unknown = sorted(set(float_parts) - set(self.parts))
-        if unknown:
-            raise SpecError(
-                f"{self._spec.name} has no part {unknown[0]!r}; its parts: {', '.join(self.parts)}"
-            )
+        """Write the kit with ``float_parts`` in FP16; role -> file name."""
         floats = {name for part in float_parts for name in self._layers_of[part]}
         quantised = with_pairs(self._model, self._ranges, floats)
         plain = with_weight_pairs(quantised)
@@ -84,68 +75,74 @@ def with_pairs(model: Any, ranges: Mapping[str, Range], floats: Collection[str])
 
     Weights become int8 constants with a DQ alone.
     """
-    from onnx import helper, numpy_helper
-
     paired = copy.deepcopy(model)
-    graph = Graph(paired)
-    nodes: list[Any] = []
-    weights: dict[str, Any] = {}
-    made: dict[str, str] = {}
+    pairs = _Pairs(Graph(paired), ranges)
+    for node in paired.graph.node:
+        if node.op_type == "Conv" and node.name not in floats:
+            node.input[0] = pairs.activation(node.input[0])
+            node.input[1] = pairs.weight(node.input[1])
+        pairs.nodes.append(node)
+    used = {name for node in pairs.nodes for name in node.input}
+    kept = [tensor for tensor in paired.graph.initializer if tensor.name in used]
+    del paired.graph.node[:], paired.graph.initializer[:], paired.graph.value_info[:]
+    paired.graph.node.extend(pairs.nodes)
+    paired.graph.initializer.extend([*kept, *pairs.constants])
+    return paired
 
-    def scales(prefix: str, scale: Array) -> list[str]:
-        # The parser of TensorRT 8 wants both inputs, and as many zero points as scales.
-        for name, value in (("scale", scale), ("zero", np.zeros(scale.shape, np.int8))):
-            tensor = numpy_helper.from_array(value, f"{prefix}.{name}")
-            weights[tensor.name] = tensor
-        return [f"{prefix}.scale", f"{prefix}.zero"]
 
-    def activation(name: str) -> str:
-        if name not in made:
-            most = max(-ranges[name][0], ranges[name][1])
+class _Pairs:
+    """Nodes that round tensors to int8, each tensor once, in the order of computation."""
+
+    def __init__(self, graph: Graph, ranges: Mapping[str, Range]) -> None:
+        self._graph = graph
+        self._ranges = ranges
+        self._made: set[str] = set()
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def activation(self, name: str) -> str:
+        """The tensor rounded by its range; the name of the rounded one."""
+        if name not in self._made:
+            low, high = self._ranges[name]
             # A tensor of zeros alone still needs a positive scale.
-            inputs = scales(name, np.array(most / 127 or 1.0, np.float32))
-            for op, source, target in (
-                ("QuantizeLinear", name, f"{name}.int8"),
-                ("DequantizeLinear", f"{name}.int8", f"{name}.rounded"),
-            ):
-                nodes.append(helper.make_node(op, [source, *inputs], [target], name=f"{name}.{op}"))
-            made[name] = f"{name}.rounded"
-        return made[name]
+            scale = np.array(max(-low, high) / 127 or 1.0, np.float32)
+            inputs = self._scales(name, scale)
+            self._add("QuantizeLinear", name, [name, *inputs], f"{name}.int8")
+            self._add("DequantizeLinear", name, [f"{name}.int8", *inputs], f"{name}.rounded")
+        return f"{name}.rounded"
 
-    def weight(name: str) -> str:
-        value = graph.constant(name)
+    def weight(self, name: str) -> str:
+        """A constant (O, ...) in int8 with a scale for each output channel, as `activation`."""
+        value = self._graph.constant(name)
         if value is None:
-            return activation(name)
-        if name not in made:
+            return self.activation(name)
+        if name not in self._made:
             others = tuple(range(1, value.ndim))
             scale = np.abs(value).max(axis=others) / np.float32(127)
             scale = np.where(scale > 0, scale, np.float32(1)).astype(np.float32)
             stored = np.clip(np.rint(value / np.expand_dims(scale, others)), -127, 127)
-            weights[f"{name}.int8"] = numpy_helper.from_array(
-                stored.astype(np.int8), f"{name}.int8"
-            )
-            nodes.append(
-                helper.make_node(
-                    "DequantizeLinear",
-                    [f"{name}.int8", *scales(name, scale)],
-                    [f"{name}.rounded"],
-                    name=f"{name}.DequantizeLinear",
-                    axis=0,
-                )
-            )
-            made[name] = f"{name}.rounded"
-        return made[name]
+            inputs = [self._constant(f"{name}.int8", stored.astype(np.int8))]
+            inputs += self._scales(name, scale)
+            self._add("DequantizeLinear", name, inputs, f"{name}.rounded", axis=0)
+        return f"{name}.rounded"
 
-    for node in paired.graph.node:
-        if node.op_type == "Conv" and node.name not in floats:
-            node.input[0], node.input[1] = activation(node.input[0]), weight(node.input[1])
-        nodes.append(node)
-    used = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in paired.graph.initializer if tensor.name in used]
-    del paired.graph.node[:], paired.graph.initializer[:], paired.graph.value_info[:]
-    paired.graph.node.extend(nodes)
-    paired.graph.initializer.extend([*kept, *weights.values()])
-    return paired
+    def _scales(self, prefix: str, scale: Array) -> list[str]:
+        # The parser of TensorRT 8 wants both inputs, and as many zero points as scales.
+        zeros = np.zeros(scale.shape, np.int8)
+        return [self._constant(f"{prefix}.scale", scale), self._constant(f"{prefix}.zero", zeros)]
+
+    def _constant(self, name: str, value: Array) -> str:
+        from onnx import numpy_helper
+
+        self.constants.append(numpy_helper.from_array(value, name))
+        return name
+
+    def _add(self, kind: str, of: str, inputs: list[str], output: str, **attributes: int) -> None:
+        from onnx import helper
+
+        self._made.add(of)
+        node = helper.make_node(kind, inputs, [output], name=f"{of}.{kind}", **attributes)
+        self.nodes.append(node)
 
 
 def with_weight_pairs(model: Any) -> Any:

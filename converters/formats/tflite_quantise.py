@@ -107,11 +107,6 @@ class TfliteQuantiser:
         """Quantise all but ``float_parts`` into ``folder``; role -> file name."""
         from ai_edge_quantizer import qtyping, quantizer
 
-        unknown = sorted(set(float_parts) - set(self.parts))
-        if unknown:
-            raise SpecError(
-                f"{self._job.spec.name} has no part {unknown[0]!r}; parts: {', '.join(self.parts)}"
-            )
         kinds = qtyping.TFLOperationName
         own = quantizer.Quantizer(str(self._floats))
         own.add_static_config(".*", kinds.ALL_SUPPORTED, self._bits, 8)

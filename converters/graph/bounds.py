@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from converters.graph.walk import all_graphs, all_tensors, reads
-from edge.errors import ModelFileError
+from edge.errors import ModelFileError, first_line
 from edge.session import Array
 
 __all__ = ["check_tensors", "refuse_giants"]
@@ -63,7 +63,7 @@ def _misfit(tensor: Any) -> str | None:
     try:
         numpy_helper.to_array(tensor)
     except Exception as error:  # its exceptions share no base class but Exception
-        return (str(error) or type(error).__name__).splitlines()[0]
+        return first_line(error)
     return None
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from converters.graph.operators import opset_of, state_functions_as
 from converters.graph.walk import all_graphs, reads, rename_reads, subgraphs
-from edge.errors import ModelFileError
+from edge.errors import ModelFileError, first_line
 
 __all__ = ["plain_names", "put_right"]
 
@@ -54,7 +54,7 @@ def _inlined(model: Any, path: Path) -> Any:
         return onnx.inliner.inline_local_functions(model, convert_version=True)
     except Exception as error:  # its exceptions share no base class but Exception
         raise ModelFileError(
-            f"{path}: the functions in it cannot be put in place ({str(error).splitlines()[0]}); "
+            f"{path}: the functions in it cannot be put in place ({first_line(error)}); "
             "export the model without local functions"
         ) from None
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from edge.spec import QUANTISED, Precision
 
-__all__ = ["KEPT_BOX_SCORE", "KEPT_KEYPOINT_SCORE", "LIMITS", "MOST_BOXES", "Limits"]
+__all__ = ["KEPT_BOX_SCORE", "KEPT_KEYPOINT_SCORE", "LIMITS", "MOST_BOXES", "NO_LIMIT", "Limits"]
 
 KEPT_BOX_SCORE = 0.3
 KEPT_KEYPOINT_SCORE = 0.3
@@ -46,8 +46,8 @@ class Limits:
 # Quantised answers are held to the accuracy on a whole data set (`accuracy` in this room). A single
 # crop says little (an ankle may change sides), and so do the distances of background cells, which
 # INT8 moves far without any harm. What fails here is plainly broken.
-_NO_LIMIT = 10_000.0
-_QUANTISED = Limits(0.5, _NO_LIMIT, _NO_LIMIT, _NO_LIMIT, 0.7, 0.3)
+NO_LIMIT = 10_000.0
+_QUANTISED = Limits(0.5, NO_LIMIT, NO_LIMIT, NO_LIMIT, 0.7, 0.3)
 
 LIMITS: dict[Precision, Limits] = {
     "fp32": Limits(0.99999, 0.05, 1.0, 0.01, 0.995, 0.01),

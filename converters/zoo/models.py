@@ -51,10 +51,13 @@ _SUFFIXES = (".onnx", ".zip", *_CHECKPOINTS)
 _EXPECTED: dict[str, Expected] = {**dict.fromkeys(_CHECKPOINTS, "checkpoint"), ".zip": "zip"}
 
 
-@cache
-def zoo_entries(path: Path | None = None) -> dict[str, ZooEntry]:
+def zoo_entries(path: Path | None = None) -> Entries:
     """The entries of a zoo file (default: the kit's), name -> entry; SpecError for a bad one."""
-    path = path or _FOLDER / "zoo.toml"
+    return _read_zoo(path or _FOLDER / "zoo.toml")
+
+
+@cache
+def _read_zoo(path: Path) -> Entries:
     return parse_zoo(path.read_text(encoding="utf-8"), path.name)
 
 

@@ -74,7 +74,7 @@ def assets(arguments: argparse.Namespace) -> int:
     for artifact in artifacts:
         arithmetic = arithmetic_of(artifact)
         if arithmetic is not None:
-            text = artifact.arm.get("text") or "arm: not checked"
+            text = artifact.arm.get("text") or "ARM: not checked"
             print(f"{artifact.spec.name}: computes in {arithmetic} ({text})")
     print(f"\n{out}:\n{weight_table(weights)}")
     print(

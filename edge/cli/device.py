@@ -73,12 +73,15 @@ def _arm_lines(artifact: Artifact) -> list[str]:
     record = artifact.arm
     if not record:
         return []
-    lines = [record.get("text", "arm: no verdict")]
+    lines = [record.get("text", "ARM: no verdict")]
     if record.get("checked"):
         lines.append(f"  on {record.get('cpu', '?')} with {record.get('runner', '?')}")
     for precision, one in record.get("tried", {}).items():
-        lines.append(f"  {precision:<12} {one['images']} images: {one['summary']}")
-        lines += [f"  FAILURE {failure}" for failure in one["failures"]]
+        rejected = bool(record.get("safe") and one["failures"])
+        summary = one["summary"].removeprefix("FAIL: ") if rejected else one["summary"]
+        how = "tried and rejected: " if rejected else ""
+        lines.append(f"  {how}{precision:<12} {one['images']} images: {summary}")
+        lines += [f"  {'' if rejected else 'FAILURE '}{failure}" for failure in one["failures"]]
     return lines
 
 

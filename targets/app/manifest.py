@@ -58,7 +58,7 @@ def manifest_of(
         "arithmetic": arithmetic or arithmetic_of(artifact),
         "arm": {
             "checked": bool(artifact.arm.get("checked", False)),
-            "text": str(artifact.arm.get("text", "arm: not checked")),
+            "text": str(artifact.arm.get("text", "ARM: not checked")),
         },
         "files": {
             role: {

@@ -92,11 +92,16 @@ class ArmCheck:
     def text(self) -> str:
         """The verdict on one line, for a table."""
         if not self.checked:
-            return f"arm: not checked ({self.reason})"
+            return f"ARM: not checked ({self.reason})"
         if self.safe is None:
-            return "arm: FAIL in every arithmetic"
-        failed = _failed(self.tried)
-        return f"arm: {self.safe} is safe" + (f" ({failed})" if failed else "")
+            return "ARM: FAIL in every arithmetic"
+        failed = [precision for precision, one in self.tried.items() if not one.passed]
+        if not failed:
+            return f"ARM: uses {self.safe}"
+        plain = f"Plain {failed[0]} was tried and is"
+        several = f"{' and '.join(failed)} were tried and are"
+        tried = plain if len(failed) == 1 else several
+        return f"ARM: uses {self.safe}. {tried} too inaccurate (details: edge info)"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``artifact.json``."""

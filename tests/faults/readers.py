@@ -75,7 +75,7 @@ def _artifact_seeds(folder: Path) -> list[bytes]:
         "arm": {
             "checked": True,
             "safe": "fp16",
-            "text": "arm: fp16 is safe",
+            "text": "ARM: uses fp16",
             "cpu": "cortex-a76",
             "runner": "ncnn",
             "tried": {"fp16": {"images": 3, "summary": "pass", "failures": []}},

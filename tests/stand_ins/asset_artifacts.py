@@ -13,7 +13,7 @@ from tests.stand_ins.header_build import POSE, detector_spec
 
 __all__ = ["SAFE", "data_offset", "make_artifact"]
 
-SAFE = {"checked": True, "safe": "fp16-storage", "text": "arm: fp16-storage is safe"}
+SAFE = {"checked": True, "safe": "fp16-storage", "text": "ARM: uses fp16-storage"}
 
 
 def make_artifact(

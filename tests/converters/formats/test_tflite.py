@@ -290,13 +290,6 @@ def test_float_parts_are_float(tmp_path: Path, made: list[bool]) -> None:
     assert made == [False]
 
 
-def test_only_known_parts_can_be_float(tmp_path: Path, made: list[bool]) -> None:
-    quantiser = open_tflite_quantiser(job_of(tmp_path / "q", "int8", feeds()))
-    with pytest.raises(SpecError, match="no part 'gau'; parts: stem"):
-        quantiser.quantise(["gau"], tmp_path)
-    assert made == [False]
-
-
 def test_no_images_no_ranges(tmp_path: Path, made: list[bool]) -> None:
     with pytest.raises(SpecError, match="int8 needs images to calibrate with"):
         open_tflite_quantiser(job_of(tmp_path / "q", "int8"))

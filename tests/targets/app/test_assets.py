@@ -64,7 +64,7 @@ def test_a_manifest_says_all_and_names_no_path_of_this_machine(pair: list[Artifa
     manifest = manifest_of(pair[1])
     assert manifest["spec"] == POSE.to_json()
     assert manifest["arithmetic"] == "fp16-storage"
-    assert manifest["arm"] == {"checked": True, "text": "arm: fp16-storage is safe"}
+    assert manifest["arm"] == {"checked": True, "text": "ARM: uses fp16-storage"}
     assert manifest["files"]["weights"] == {
         "name": "pose.bin",
         "sha256": pair[1].sha256["pose.bin"],
@@ -268,8 +268,8 @@ def test_the_command_takes_what_convert_left(
     make_artifact(Path("build/android-sd865"), variant="tflite-int8", arm={})
     assert run_command() == 0
     printed = capsys.readouterr().out
-    assert "people: computes in fp32 (arm: not checked)" in printed
-    assert "pose: computes in fp16-storage (arm: fp16-storage is safe)" in printed
+    assert "people: computes in fp32 (ARM: not checked)" in printed
+    assert "pose: computes in fp16-storage (ARM: uses fp16-storage)" in printed
     assert "in all" in printed
     folders = sorted(path.name for path in Path("dist/android/assets/edgepose").iterdir())
     assert folders == ["licences.txt", "people", "pose"]

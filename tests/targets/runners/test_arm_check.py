@@ -114,7 +114,7 @@ GOOD, OFF, NAN = 1.001, 1.25, float("nan")
 
 def test_fp16_that_agrees_is_safe_and_nothing_else_is_tried(stage: Stage) -> None:
     found = stage.check({"fp16": GOOD})
-    assert (found.checked, found.safe, found.text()) == (True, "fp16", "arm: fp16 is safe")
+    assert (found.checked, found.safe, found.text()) == (True, "fp16", "ARM: uses fp16")
     assert stage.calls() == ["fp16", "fp16"]
     data = json.loads(json.dumps(found.to_json()))
     assert data["safe"] == "fp16" and data["cpu"] == "cortex-a76 (emulated)"
@@ -139,7 +139,9 @@ def test_the_next_arithmetic_is_tried(stage: Stage, fp16: Any, why: str, calls: 
     assert stage.calls() == ["fp16"] * calls + ["fp16-storage"] * 2
     tried = found.tried["fp16"]
     assert why in tried.failures[0] and not tried.passed and tried.images == calls
-    assert found.text() == f"arm: fp16-storage is safe (fp16: {tried.failures[0]})"
+    assert found.text() == (
+        "ARM: uses fp16-storage. Plain fp16 was tried and is too inaccurate (details: edge info)"
+    )
 
 
 def test_fp32_is_the_last_resort(stage: Stage) -> None:
@@ -149,7 +151,7 @@ def test_fp32_is_the_last_resort(stage: Stage) -> None:
     assert stage.check(wrong | {"bf16": GOOD}).safe == "bf16"
     none = stage.check(wrong | {"fp32": OFF})
     assert none.checked and none.safe is None
-    assert none.text() == "arm: FAIL in every arithmetic"
+    assert none.text() == "ARM: FAIL in every arithmetic"
     for words in ("fp16: simcc_x holds", "bf16: first is off", "fp32: first is off"):
         assert words in none.reason
     only = stage.check({"fp32": GOOD}, precisions=("fp32",))
@@ -169,13 +171,13 @@ def test_what_is_not_the_networks_fault_is_no_verdict(stage: Stage, answer: Any,
     found = stage.check({"fp16": answer}, timeout_s=0.5 if answer == "slow" else 60.0)
     assert not found.checked and found.safe is None and why in found.reason
     assert len(stage.calls()) == 1
-    assert found.text() == f"arm: not checked ({found.reason})"
+    assert found.text() == f"ARM: not checked ({found.reason})"
 
 
 def test_without_qemu_nothing_is_checked(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arm_check, "emulator_argv", lambda _: None)
     found = stage.check({"fp16": GOOD})
-    assert found.text() == "arm: not checked (install: apt-get install qemu-user-static)"
+    assert found.text() == "ARM: not checked (install: apt-get install qemu-user-static)"
     assert found.to_json() == {
         "checked": False,
         "safe": None,
@@ -256,7 +258,7 @@ def test_what_is_missing_is_found_before_anything_is_built(
     said: list[str] = []
     found = find_arm_runner(say=said.append)
     assert isinstance(found, ArmCheck)
-    assert found.text() == f"arm: not checked (install: apt-get install {packages})"
+    assert found.text() == f"ARM: not checked (install: apt-get install {packages})"
     assert machine.built == [] and said == []
 
 
@@ -277,7 +279,7 @@ def test_a_build_says_how_long_it_takes_and_may_fail(monkeypatch: pytest.MonkeyP
     # Nobody sits at a terminal here: an option takes the place of the key.
     assert "--no-arm-check" in said[0] and "press" not in said[0]
     assert isinstance(found, ArmCheck)
-    assert found.text() == "arm: not checked (`ninja` exited with 1:)"
+    assert found.text() == "ARM: not checked (`ninja` exited with 1:)"
 
 
 def test_a_build_is_skipped_by_the_key_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +295,7 @@ def test_a_build_is_skipped_by_the_key_that_is_named(monkeypatch: pytest.MonkeyP
     found = find_arm_runner(say=said.append)
     assert "press s to go on without the check" in said[0]
     assert isinstance(found, ArmCheck)
-    assert found.text() == "arm: not checked (skipped; the next conversion goes on with it)"
+    assert found.text() == "ARM: not checked (skipped; the next conversion goes on with it)"
 
 
 def test_only_a_runner_that_can_be_built_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
