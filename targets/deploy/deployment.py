@@ -7,7 +7,6 @@ that was current stays or becomes it again, and the new one goes.
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -29,7 +28,7 @@ from targets.deploy.versions import Deployments, Version, Within, new_name
 from targets.runners.placement import place_artifact, place_with_engine
 from targets.runners.python.session import PythonSession
 from targets.runners.python.setup import python_for
-from targets.runners.python.wheels import Say
+from targets.runners.python.wheels import Say, lock_blocks
 from targets.transports.transport import Progress, check
 
 __all__ = ["DeployOptions", "Judge", "check_artifacts", "check_board", "deploy", "roll_back"]
@@ -224,9 +223,10 @@ def _fill(
 
 def _opencv() -> str:
     """What reads cameras: the lines of the release that this checkout is locked to."""
-    blocks = re.split(r"\n(?=\S)", _LOCK.read_text(encoding="utf-8"))
-    (block,) = (one for one in blocks if one.startswith("opencv-python-headless=="))
-    return f"{block}\n"
+    locked = lock_blocks(_LOCK.read_text(encoding="utf-8"))
+    return next(
+        f"{lines}\n" for name, lines in locked if name.startswith("opencv-python-headless=")
+    )
 
 
 def _switch(deployments: Deployments, old: Version | None, new: Version, say: Say) -> None:

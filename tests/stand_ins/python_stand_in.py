@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from targets.runners.python.wheels import DevicePython
+import json
+from typing import Any
 
-__all__ = ["python"]
+from targets.runners.python.wheels import DevicePython
+from targets.transports.fake import FakeTransport
+
+__all__ = ["board", "probe_answer", "python"]
 
 
 def python(version: str, machine: str = "aarch64", glibc: str = "2.36") -> DevicePython:
@@ -27,3 +31,24 @@ def python(version: str, machine: str = "aarch64", glibc: str = "2.36") -> Devic
         glibc=glibc,
         has_venv=True,
     )
+
+
+def probe_answer(device: DevicePython) -> str:
+    return json.dumps(
+        {
+            "executable": device.executable,
+            "glibc": device.glibc,
+            "has_venv": device.has_venv,
+            "environment": dict(device.environment),
+        }
+    )
+
+
+def board(device: DevicePython | None) -> FakeTransport:
+    """A board with one Python, whose venv and pip do as they are told."""
+    scripted: dict[Any, Any] = {("/usr/bin/python3", "-I", "-m", "venv", ...): ""}
+    if device is not None:
+        scripted["python3", "-c", ...] = probe_answer(device)
+    fake = FakeTransport(scripted, name="ssh pi@board", work_dir="/home/pi/.cache/edgepose/device")
+    fake.kind = "ssh"
+    return fake

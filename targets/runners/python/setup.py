@@ -26,6 +26,7 @@ from targets.runners.python.wheels import (
     collect_wheels,
     device_lock,
     edge_wheel,
+    lock_blocks,
     merged_lock,
     missing_wheel,
     network_failed,
@@ -190,7 +191,7 @@ class _Setup:
     ) -> None:
         """Make the environment with all of a lock; whatever was in its folder goes."""
         transport, device = self._transport, self._device
-        names = [line.rstrip(" \\") for line in lock.splitlines() if not line.startswith(" ")]
+        names = [name for name, _ in lock_blocks(lock)]
         with temporary_folder() as text:
             lock_path = text / "requirements.lock"
             lock_path.write_text(lock, encoding="utf-8")

@@ -28,6 +28,7 @@ __all__ = [
     "collect_wheels",
     "device_lock",
     "edge_wheel",
+    "lock_blocks",
     "merged_lock",
     "missing_wheel",
     "network_failed",
@@ -86,11 +87,17 @@ class DevicePython:
         return [*tags, *(f"{name}_{machine}" for name in reversed(old)), f"linux_{machine}"]
 
 
+def lock_blocks(lock: str) -> list[tuple[str, str]]:
+    """``name==version`` and the lines of each requirement of a lock, its hashes among them."""
+    blocks = re.split(r"\n(?=\S)", lock.strip())
+    return [(block.split(maxsplit=1)[0], block) for block in blocks if block]
+
+
 def device_lock(format: Format, device: DevicePython) -> str:  # noqa: A002
     """The lines of a format's lock that hold for this Python, hashes with them, markers without."""
     path = _LOCKS / f"{format}.lock"
     lines = []
-    for block in re.split(r"\n(?=\S)", path.read_text(encoding="utf-8").strip()):
+    for _, block in lock_blocks(path.read_text(encoding="utf-8")):
         first, _, hashes = block.partition("\n")
         requirement = Requirement(first.rstrip(" \\"))
         if requirement.marker is None or requirement.marker.evaluate(dict(device.environment)):
@@ -102,8 +109,7 @@ def merged_lock(locks: Sequence[str]) -> str:
     """One lock of several; SpecError where they want different releases of a package."""
     held: dict[str, str] = {}
     for lock in locks:
-        for block in re.split(r"\n(?=\S)", lock.strip()):
-            pinned = block.partition(" ")[0]
+        for pinned, block in lock_blocks(lock):
             name, _, release = pinned.partition("==")
             other = held.setdefault(name, block).partition(" ")[0]
             if other != pinned:
