@@ -26,42 +26,15 @@ from tests.stand_ins.deploy_board import (
     DeployBoard,
     compare,
     cut_in,
-    deploy_board,
     make_film,
     ready_python,
 )
-from tests.stand_ins.python_runners import misbehaving_engine, tiny_artifact
+from tests.stand_ins.python_runners import misbehaving_engine
 from tests.stand_ins.ssh_server import opened
 
 pytest.importorskip("onnx")
 
 pytestmark = pytest.mark.long
-
-
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return tiny_artifact(tmp_path_factory.mktemp("artifact") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeployBoard]:
-    with deploy_board(tmp_path_factory.mktemp("board")) as board:
-        yield board
-
-
-@pytest.fixture
-def board(place: DeployBoard) -> Iterator[DeployBoard]:
-    """Nothing is deployed."""
-    place.clear()
-    yield place
-    place.clear()
-
-
-@pytest.fixture
-def ready(board: DeployBoard) -> Iterator[DeployBoard]:
-    """An environment that is there already stands for each version's own: the rest is as ever."""
-    with ready_python(board):
-        yield board
 
 
 def unasked(artifact: Artifact, session: PythonSession) -> str:

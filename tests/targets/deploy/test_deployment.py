@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from importlib.util import find_spec
@@ -27,38 +27,11 @@ from targets.transports.transport import Done
 from tests.conftest import ROOT, tiny_simcc_model
 from tests.stand_ins.arm_userland import arm_userland
 from tests.stand_ins.bench_phone import converted
-from tests.stand_ins.deploy_board import DeployBoard, compare, deploy_board, make_film, ready_python
-from tests.stand_ins.python_runners import tiny_artifact
+from tests.stand_ins.deploy_board import DeployBoard, compare, make_film
 from tests.stand_ins.specs import detector_spec
 from tests.stand_ins.ssh_server import opened, ssh_server
 
 pytest.importorskip("onnx")
-
-
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return tiny_artifact(tmp_path_factory.mktemp("artifact") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeployBoard]:
-    with deploy_board(tmp_path_factory.mktemp("board")) as board:
-        yield board
-
-
-@pytest.fixture
-def board(place: DeployBoard) -> Iterator[DeployBoard]:
-    """Nothing is deployed."""
-    place.clear()
-    yield place
-    place.clear()
-
-
-@pytest.fixture
-def ready(board: DeployBoard) -> Iterator[DeployBoard]:
-    """An environment that is there already stands for each version's own: the rest is as ever."""
-    with ready_python(board):
-        yield board
 
 
 # --- what goes well -------------------------------------------------------------------------------
