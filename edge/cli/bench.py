@@ -1,28 +1,48 @@
 """``edge bench``: the latency of artifacts, on this machine or on a target over adb or ssh.
 
-Without a target it is the Python runner and needs ``edge`` and an engine alone, as on a device.
-With one it is the host's side and needs a checkout.
+On this machine it is the Python runner, by hand or as a device's program. With a target it is the
+host's side, which `targets.commands.bench` has.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import ctypes
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+from edge.artifact import load_artifact
 from edge.cli import options
-from edge.cli.bench_here import add_here_options, bench_here
+from edge.cli.host import has_host, load
+from edge.cli.open import open_model
 from edge.errors import SpecError
+from edge.latency import NOT_COMPARED, LatencySettings, load_warnings
+from edge.runner import BenchRun, bench, hold_cpu_mask, noise, read_image
+from edge.session import (
+    EngineSettings,
+    Session,
+    default_threads,
+    open_session,
+    shipped_precision,
+)
+from edge.spec import ModelSpec
 
-__all__ = ["add_bench", "bench"]
+__all__ = ["add", "run"]
 
+# A run by hand is a short look; what a target's profile says comes as options.
+_SECONDS = 2.0
+_SUSTAINED_SECONDS = 60.0
 _NATIVE_PRECISIONS = ("fp32", "fp16", "fp16-storage", "bf16")
+_HOST = "targets.commands.bench"
 
 
-def add_bench(command: Callable[[str, Callable[[argparse.Namespace], int], str], Any]) -> None:
-    """Add the command; ``command(name, run, text)`` makes its parser."""
-    parser = command("bench", bench, "Time artifacts, on this machine or on a target.")
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.epilog = (
         "Without a target ARTIFACT is timed on this machine, by the Python runner. With one, what\n"
         "is missing is converted, pushed, compared with the reference on the device, warmed up,\n"
@@ -56,82 +76,165 @@ def add_bench(command: Callable[[str, Callable[[argparse.Namespace], int], str],
     parser.add_argument(
         "--allow-failed", action="store_true", help="use artifacts that failed their checks"
     )
-    add_here_options(parser)
+    _add_here(parser)
     target = parser.add_argument_group("on a target")
     target.add_argument("--target", help="android, raspberry-pi, jetson, x86, or a name of these")
     target.add_argument(
         "--profile", type=Path, metavar="FILE.toml", help="a target profile of your own"
     )
-    target.add_argument("--host", metavar="[USER@]HOST", help="which machine, over ssh")
-    target.add_argument("--serial", help="which phone, where several are connected")
-    target.add_argument(
-        "--repeat",
-        type=options.count,
-        default=3,
-        metavar="N",
-        help="runs of each in turn (default: 3)",
-    )
-    target.add_argument(
-        "--runner", type=Path, metavar="FILE", help="a native runner of your own (NDK build)"
-    )
-    target.add_argument(
-        "--python", action="store_true", help="time ncnn and TensorRT through Python as well"
-    )
-    target.add_argument(
-        "--wheelhouse", type=Path, metavar="DIR", help="wheels for a device without network"
-    )
-    target.add_argument(
-        "--pipeline",
-        action="store_true",
-        help="frames of detector and pose model together (ncnn), from pixels to keypoints",
-    )
-    target.add_argument(
-        "--networks-alone",
-        action="store_true",
-        help="--pipeline: without letterbox, crops and decoding; for codecs besides rtmdet, simcc",
-    )
-    target.add_argument(
-        "--interval",
-        type=options.count,
-        default=5,
-        metavar="N",
-        help="--pipeline: the detector in every Nth frame (default: 5)",
-    )
-    target.add_argument(
-        "--people",
-        type=options.count,
-        default=1,
-        metavar="K",
-        help="--pipeline: per frame (default: 1)",
-    )
-    options.add_classes(target)
-    target.add_argument(
-        "--lock-clocks", action="store_true", help="Jetson: at their maximum, and back afterwards"
-    )
-    target.add_argument(
-        "--leave-settings",
-        action="store_true",
-        help="Android: set neither stay-awake nor the fixed-performance mode",
-    )
-    target.add_argument(
-        "--no-cooldown", action="store_true", help="start each run however hot the device is"
-    )
-    options.add_conversion(target)
-    target.set_defaults(batch=None, force=False, keep_failed=False, no_arm_check=False)
+    if has_host():
+        load(_HOST, "`edge bench --target`").add_target_options(target)
 
 
-def bench(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Time artifacts; exit code 1 where one could not be timed or no run of it is valid."""
-    if arguments.classes is not None and not arguments.pipeline:
-        raise SpecError("--classes is for --pipeline: a network alone gives all of its classes")
-    if arguments.networks_alone and not arguments.pipeline:
-        raise SpecError("--networks-alone is for --pipeline: without it networks are timed alone")
-    if arguments.target is None and arguments.profile is None:
-        if len(arguments.artifacts) != 1:
-            raise SpecError(
-                "name one ARTIFACT to time here, or a target: edge bench --target android"
-            )
-        return bench_here(arguments)
-    from edge.cli.bench_target import bench_target
+    if arguments.target is not None or arguments.profile is not None:
+        return int(load(_HOST, "`edge bench --target`").run(arguments))
+    if has_host():
+        load(_HOST, "`edge bench`").check_pipeline_options(arguments)
+    if len(arguments.artifacts) != 1:
+        raise SpecError("name one ARTIFACT to time here, or a target: edge bench --target android")
+    return _bench_here(arguments)
 
-    return bench_target(arguments)
+
+def _add_here(parser: argparse.ArgumentParser) -> None:
+    """The options of a run on this machine."""
+    own = parser.add_argument_group("on this machine (without --target)")
+    own.add_argument(
+        "--input",
+        action="append",
+        type=Path,
+        metavar="FILE.npy",
+        help="the network's input, float32 of its shape (default: noise)",
+    )
+    own.add_argument(
+        "--answer-only", action="store_true", help="run once on each --input and time nothing"
+    )
+    own.add_argument("--dump", type=Path, metavar="DIR", help="write the outputs there, as .npy")
+    for name, kind, text in (
+        ("warmup-count", int, "calls before the first sample, at least"),
+        ("warmup-seconds", float, "the same in time"),
+        ("min-count", int, "samples, at least"),
+        ("min-seconds", float, "measure for, at least (default here: 2; sustained: 60)"),
+        ("max-seconds", float, "measure for, at most"),
+        ("pause-ms", float, "wait before every sample, as between a camera's frames"),
+    ):
+        own.add_argument(f"--{name}", type=kind, metavar="N", help=text)
+
+
+def _bench_here(arguments: argparse.Namespace) -> int:
+    """Time one artifact or model on this machine; exit code 1 where the figure is INVALID.
+
+    With ``--json`` stdout holds one line of JSON and nothing else, whatever the engine prints.
+    """
+    images = [read_image(path) for path in arguments.input or ()]
+    if len(images) > 1 and not arguments.answer_only:
+        raise SpecError("one image is timed: give one --input, or --answer-only as well")
+    settings = None if arguments.answer_only else _settings(arguments)
+    load_1m = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    with _stdout_kept():
+        # Before the engine is loaded: its threads inherit it.
+        mask = hold_cpu_mask(arguments.cpu_mask) if arguments.cpu_mask else None
+        threads = arguments.threads or default_threads()
+        spec, load = _network(arguments, threads)
+        run = bench(
+            load,
+            images or [noise(spec)],
+            threads=threads,
+            settings=settings,
+            cpu_mask=mask,
+            dump=arguments.dump,
+        )
+    if arguments.json:
+        print(json.dumps(run.to_json(), allow_nan=False), flush=True)
+    else:
+        _print_table(run, load_1m)
+    if run.reasons:
+        print(f"edge: INVALID: {'; '.join(run.reasons)}", file=sys.stderr)
+    return 1 if run.reasons else 0
+
+
+def _network(
+    arguments: argparse.Namespace, threads: int
+) -> tuple[ModelSpec, Callable[[], Session]]:
+    """A network's spec, and what loads it; an artifact's files are checked now, not in loading."""
+    model = str(arguments.artifacts[0])
+    if Path(model).is_dir():
+        artifact = load_artifact(model, allow_failed=arguments.allow_failed)
+        precision = arguments.inference_precision or shipped_precision(artifact)
+        settings = EngineSettings(threads, precision)
+        return artifact.spec, lambda: open_session(artifact, settings)
+    asked = argparse.Namespace(**{**vars(arguments), "threads": threads})
+    with open_model(model, asked) as session:
+        spec = session.spec
+    return spec, lambda: open_model(model, asked)
+
+
+def _settings(arguments: argparse.Namespace) -> LatencySettings:
+    mode = arguments.mode
+    seconds = arguments.min_seconds
+    if seconds is None:
+        seconds = _SUSTAINED_SECONDS if mode == "sustained" else _SECONDS
+    given = {
+        "warmup_count": arguments.warmup_count,
+        "warmup_duration_s": arguments.warmup_seconds,
+        "min_count": arguments.min_count,
+        "max_duration_s": arguments.max_seconds or max(60.0, 2 * seconds),
+        "pause_s": None if arguments.pause_ms is None else arguments.pause_ms / 1000,
+    }
+    try:
+        return LatencySettings(
+            min_duration_s=seconds,
+            mode=mode,
+            **{name: value for name, value in given.items() if value is not None},
+        )
+    except ValueError as error:
+        raise SpecError(f"these settings make no run: {error}") from None
+
+
+@contextmanager
+def _stdout_kept() -> Iterator[None]:
+    """Whatever is written to stdout inside goes to stderr, also by libraries to its descriptor."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        # What C libraries hold back would be written at the end of the process.
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _print_table(run: BenchRun, load_1m: float | None) -> None:
+    names = {output.name for output in run.outputs}
+    rows: dict[str, object] = {
+        "model": run.model,
+        "engine": run.engine,
+        "inference_precision": run.inference_precision,
+        "threads": run.threads,
+        "cpu_mask": run.cpu_mask or "none",
+        "input_shape": list(run.input_shape),
+        **{key: value and round(value, 3) for key, value in asdict(run.cold).items()},
+    }
+    if run.result is not None:
+        rows["samples"] = len(run.result.samples_ns)
+        for key, value in asdict(run.result.summary).items():
+            if key != "count":
+                rows[key] = "too few samples" if value is None else round(value, 3)
+        # In the words of a run on a target.
+        rows["verdict"] = "INVALID" if run.reasons else "valid"
+        rows["reasons"] = list(run.reasons)
+        rows["warnings"] = [*run.warnings, *load_warnings(load_1m), NOT_COMPARED]
+    for output in run.outputs:
+        text = f"{list(output.shape)} {output.dtype}"
+        if output.non_finite:
+            text += f", {output.non_finite} values not finite"
+        if output.file:
+            text += f" -> {output.file}"
+        which = f"{output.image} " if len(run.outputs) > len(names) else ""
+        rows[f"output {which}{output.name}"] = text
+    for key, shown in rows.items():
+        print(f"{key:<20} {shown}")

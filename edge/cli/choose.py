@@ -9,26 +9,26 @@ import argparse
 import json
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from edge.artifact import MANIFEST, Artifact, load_artifact
 from edge.choice import Candidate, Check, Choice, ChoiceSettings, choose, find_artifacts
-from edge.cli.device import _open
-from edge.cli.options import count
-from edge.errors import ArtifactError, CheckoutError, EngineMissingError, SpecError
+from edge.cli.host import has_host, load
+from edge.cli.open import open_model
+from edge.cli.options import DEFAULT_DETECTOR, DEFAULT_MODEL, count
+from edge.errors import ArtifactError, SpecError
 from edge.session import EngineSettings, Session, default_threads, open_session
 
-__all__ = ["add_build", "add_choose", "bf16_check", "choose_variants", "open_chosen"]
+__all__ = ["add", "add_build", "bf16_check", "open_chosen", "run"]
 
 _TEXT = "Which variant of a model is the fastest here, within the accuracy limit; remembered."
 _FILES = (".onnx", ".pth", ".pt", ".ckpt", ".zip")
 
 
-def add_choose(command: Callable[[str, Callable[[argparse.Namespace], int], str], Any]) -> None:
-    """Add the command; ``command(name, run, text)`` makes its parser."""
-    parser = command("choose", choose_variants, _TEXT)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument(
         "models",
         nargs="*",
@@ -57,7 +57,7 @@ def add_build(parser: Any) -> None:
     )
 
 
-def choose_variants(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Choose for every model, and show what was measured."""
     groups: dict[tuple[str, tuple[int, int]], list[Artifact]] = {}
     for artifact in _asked_for(arguments):
@@ -80,7 +80,7 @@ def open_chosen(text: str, arguments: argparse.Namespace) -> Session:
     """
     artifacts = _variants(text, arguments.build)
     if not artifacts:
-        session = _open(text, arguments)
+        session = open_model(text, arguments)
         if _is_name(text):
             _say(f"note: {text}: the ONNX file runs as it is; {_way(text)}")
         return session
@@ -171,8 +171,6 @@ def _way(name: str | None) -> str:
     """How there come to be artifacts, where a name found none in the default folder."""
     if not _on_x86():
         return "--build DIR names a folder with variants to choose from"
-    from edge.cli.host import DEFAULT_DETECTOR, DEFAULT_MODEL
-
     # The demo pair is made without being named.
     model = "" if name in (None, DEFAULT_MODEL, DEFAULT_DETECTOR) else f" MODEL={name}"
     return f"`make convert TARGET=x86{model}` makes variants of which the fastest is chosen"
@@ -206,26 +204,13 @@ def _choose(
 
 
 def bf16_check() -> Check | None:
-    """What compares a session with its artifact's source on rendered people; None in a wheel.
-
-    With the limits of the artifact's own precision, as `edge verify` has it.
-    """
-    from edge.cli.host import need_checkout, parity_images
-
-    try:
-        need_checkout("choose")
-    except CheckoutError:
+    """What compares a session with its artifact's source on rendered people; None on a device."""
+    if not has_host():
         return None
 
     def check(artifact: Artifact, session: Session) -> str:
-        try:
-            from converters.parity.answers import judge_answers
-
-            report = judge_answers(artifact, parity_images(None), session)
-        except ImportError as error:
-            raise EngineMissingError(f"it takes what `make setup` installs ({error})") from None
-        report.raise_if_failed()
-        return report.summary()
+        source = load("converters.commands.open_source", "the comparison")
+        return str(source.check_source(artifact, session))
 
     return check
 

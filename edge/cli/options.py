@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from pathlib import Path
 from typing import Any
 
-from edge.cli.host import DEFAULT_DETECTOR, DEFAULT_MODEL
-from edge.cli.quantisation import add_quantisation
 from edge.digits import parse_digits
-from edge.spec import PRECISIONS
+from edge.session import default_threads
 
 __all__ = [
+    "DEFAULT_DETECTOR",
+    "DEFAULT_MODEL",
     "add_classes",
-    "add_conversion",
+    "add_engine",
+    "add_inference_precision",
     "add_insecure_mirror",
     "count",
     "cpu_mask",
@@ -23,6 +23,10 @@ __all__ = [
     "share",
     "size",
 ]
+
+# The demo pair: made where no model is named.
+DEFAULT_MODEL = "rtmpose-t-demo"
+DEFAULT_DETECTOR = "rtmdet-nano-demo"
 
 
 class _AllowInsecureMirror(argparse.Action):
@@ -43,51 +47,27 @@ def add_insecure_mirror(parser: Any) -> None:
     )
 
 
-def add_conversion(parser: Any) -> None:
-    """Add what decides which variants of which models there are, and what they are compared on."""
+def add_engine(parser: Any) -> None:
+    """Add how an engine runs."""
     parser.add_argument(
-        "--model",
-        help="zoo name, ONNX file, SDK folder or .zip, or checkpoint "
-        f"(default: {DEFAULT_MODEL} with the detector {DEFAULT_DETECTOR})",
+        "--threads",
+        type=count,
+        default=default_threads(),
+        help="CPU threads of the engine (default here: %(default)s)",
     )
-    parser.add_argument("--detector", help="a detector as well, named in the same ways")
+    add_inference_precision(parser)
     parser.add_argument(
-        "--formats",
-        help="variants instead of the target's: comma-separated, for example onnx-fp32,ncnn-fp16, "
-        "or all",
+        "--allow-failed", action="store_true", help="use artifacts that failed their parity check"
     )
+
+
+def add_inference_precision(parser: Any) -> None:
+    """Add the arithmetic that an engine may use."""
     parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        help="of all --formats, which are then named alone: --formats tflite --precision mixed",
+        "--inference-precision",
+        choices=["fp32", "fp16", "bf16"],
+        help="arithmetic the engine may use; bf16: openvino only (default: the variant's own)",
     )
-    parser.add_argument("--name", help="name of the pose model (default: after its file)")
-    parser.add_argument("--spec", type=Path, help="TOML or JSON spec of the pose model's file")
-    parser.add_argument(
-        "--keypoint-set",
-        metavar="NAME",
-        help="what the points of the pose model are, where its file does not say: coco17, ap10k17, "
-        "..., or unnamed-K",
-    )
-    parser.add_argument(
-        "--size",
-        type=size,
-        help="HxW of the detector's (or only model's) input, where it can be chosen",
-    )
-    parser.add_argument("--images", type=Path, help="folder of pictures to compare answers on")
-    add_quantisation(parser)
-    parser.add_argument(
-        "--float-parts",
-        metavar="PART,...|FILE.json",
-        help="what mixed variants keep float: names, or what `edge sensitivity` wrote (default: "
-        "what that left under --out, else what is no convolution and the last layers)",
-    )
-    parser.add_argument(
-        "--any-version",
-        action="store_true",
-        help="accept tools of other versions than the lock's",
-    )
-    parser.add_argument("--out", type=Path, default=Path("build"), help="default: build")
 
 
 def add_classes(parser: Any) -> None:

@@ -18,7 +18,14 @@ import numpy.typing as npt
 
 from edge.classes import find_labels
 from edge.cli.choose import add_build, open_chosen
-from edge.cli.options import add_classes, count, keypoint_score, share
+from edge.cli.options import (
+    add_classes,
+    add_engine,
+    add_insecure_mirror,
+    count,
+    keypoint_score,
+    share,
+)
 from edge.cli.run_notes import CountedPeople
 from edge.cli.run_people import check_following, people_finder
 from edge.cli.run_results import JsonFile, Progress, coco_result, interruptible, people_json
@@ -40,7 +47,7 @@ from edge.picture import (
 from edge.pipeline import Pose
 from edge.session import Session
 
-__all__ = ["add_run", "run"]
+__all__ = ["add", "run"]
 
 Image = npt.NDArray[np.uint8]
 FindPeople = Callable[[Image], list[Pose]]
@@ -48,9 +55,8 @@ FindPeople = Callable[[Image], list[Pose]]
 _TEXT = "Find people in pictures, videos and a camera: draws them and writes keypoints."
 
 
-def add_run(command: Any, add_engine: Callable[[Any], None]) -> None:
-    """Add the command to a parser's commands."""
-    parser = command("run", run, _TEXT)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument(
         "inputs",
         nargs="+",
@@ -96,6 +102,7 @@ def add_run(command: Any, add_engine: Callable[[Any], None]) -> None:
         "--json", action="store_true", help="COCO results, to stdout and DIR/coco_results.json"
     )
     add_engine(parser)
+    add_insecure_mirror(parser)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def test_numbers() -> None:
 
 
 def _options() -> list[tuple[Callable[[str], Any], str]]:
-    from edge.cli.evaluate import _range
+    from converters.commands.evaluate import _range
     from edge.cli.options import count, size
 
     return [(count, "{}"), (size, "{}x64"), (size, "64x{}"), (_range, "{}:4"), (_range, "0:{}")]

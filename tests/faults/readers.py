@@ -86,7 +86,7 @@ def _artifact_seeds(folder: Path) -> list[bytes]:
 
 def _read_artifact(data: bytes, folder: Path) -> None:
     from edge.artifact import MANIFEST, load_artifact
-    from edge.cli.device import info
+    from edge.cli.info import run as info
 
     place = folder / "artifact"
     (place / MANIFEST).write_bytes(data)
@@ -103,9 +103,9 @@ def _read_artifact(data: bytes, folder: Path) -> None:
 
 @functools.cache
 def _asked(*argv: str) -> argparse.Namespace:
-    from edge.cli import _parser
+    from edge.cli.main import parse
 
-    return _parser().parse_args(argv)
+    return parse(list(argv))
 
 
 def _no_constant(word: str) -> float:

@@ -25,8 +25,8 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
 from converters.architectures.official import Description, build, export_checkpoint  # noqa: E402
+from converters.commands.open_source import open_onnx  # noqa: E402
 from edge import Detector, OneStage, PoseEstimator, load_artifact, open_session  # noqa: E402
-from edge.cli.host import open_onnx  # noqa: E402
 from edge.codecs import heatmap, simcc  # noqa: E402
 from edge.keypoints import KEYPOINT_SETS  # noqa: E402
 from edge.picture import read_image, write_image  # noqa: E402

@@ -9,6 +9,7 @@ import cv2
 import pytest
 
 from edge.cli import main
+from edge.cli.main import parse
 
 __all__ = ["fails", "people"]
 
@@ -35,3 +36,9 @@ def fails(capsys: pytest.CaptureFixture[str], *argv: Any) -> str:
     assert len(lines) == 1, lines
     assert lines[0].startswith("edge: ")
     return lines[0]
+
+
+def run_edge(*words: object) -> int:
+    """One command, without what `main` makes of its errors: those are the caller's."""
+    arguments = parse([str(word) for word in words])
+    return int(arguments.run(arguments) or 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import shutil
@@ -16,10 +15,11 @@ import pytest
 import edge.cli.choose
 from edge.artifact import load_artifact
 from edge.cli import main
-from edge.cli.choose import add_choose, bf16_check
+from edge.cli.choose import bf16_check
 from edge.errors import ArtifactError, EdgeError, ParityError, SpecError
 from edge.session import open_session
 from tests.conftest import tiny_simcc_model
+from tests.stand_ins.command_line import run_edge
 
 cv2 = pytest.importorskip("cv2")
 onnx = pytest.importorskip("onnx")
@@ -68,9 +68,7 @@ def poses(out: str) -> Any:
 
 
 def choose(*words: str) -> int:
-    parser = argparse.ArgumentParser()
-    add_choose(lambda *_: parser)
-    return edge.cli.choose.choose_variants(parser.parse_args([*words, "--threads", "1"]))
+    return run_edge("choose", *words, "--threads", "1")
 
 
 def refuses(kind: type[EdgeError], *words: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
@@ -12,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge.cli.commands import COMMANDS
+from edge.cli.main import command_parser
 from tests.conftest import ROOT
 from tests.stand_ins.command_line import fails
 from tests.stand_ins.moving_people import (
@@ -156,14 +157,9 @@ def test_what_cannot_be_followed(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_the_manual_names_the_options_that_there_are() -> None:
-    from edge.cli import _add_engine
-    from edge.cli.choose import add_choose
-    from edge.cli.run import add_run
-
-    parser = argparse.ArgumentParser(conflict_handler="resolve")
-    add_run(lambda *_: parser, _add_engine)
-    add_choose(lambda *_: parser)
-    real = {name for action in parser._actions for name in action.option_strings}
+    parsers = [command_parser(one) for one in COMMANDS if one.name in ("run", "choose")]
+    actions = [action for parser in parsers for action in parser._actions]
+    real = {name for action in actions for name in action.option_strings}
     text = (ROOT / "docs/run.md").read_text(encoding="utf-8")
     text = re.sub(r"^edge convert .*", "", text, flags=re.MULTILINE)
     assert set(re.findall(r"--[a-z][a-z-]*", text)) == real - {"-h", "--help"}

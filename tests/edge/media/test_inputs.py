@@ -137,7 +137,7 @@ def test_of_several_pictures_the_first_is_taken_and_told(
 
 def test_pictures_to_compare_on(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As --images of convert, verify, bench and deploy has them; every model asks for them."""
-    from edge.cli.host import parity_images
+    from converters.commands.parity_pictures import parity_images
 
     animation(mixed / "j.webp")
     source = parity_images(mixed)
@@ -187,7 +187,7 @@ def test_annotated_pictures(tmp_path: Path) -> None:
 def test_pictures_for_a_pipeline_on_a_device(
     mixed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from edge.cli.bench_pipeline import pictures
+    from targets.commands.bench_pipeline import pictures
 
     assert [name for name, _ in pictures(mixed, 1)] == ["a.jpg", "b.jfif", "c", "d.mp4"]
     assert "f.heic (HEIC is not read)" in capsys.readouterr().err

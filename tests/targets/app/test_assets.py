@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import zipfile
@@ -12,12 +11,12 @@ from typing import Any
 import pytest
 
 from edge.artifact import Artifact
-from edge.cli.assets import add_assets, assets
 from edge.errors import ArtifactError, SpecError
 from targets.app.assets import MARKER, weight_table, write_assets
 from targets.app.manifest import arithmetic_of, manifest_of
 from tests.conftest import ROOT
 from tests.stand_ins.asset_artifacts import SAFE, data_offset, make_artifact
+from tests.stand_ins.command_line import run_edge
 from tests.stand_ins.header_build import POSE
 
 
@@ -251,10 +250,7 @@ def test_artifacts_that_cannot_ship_are_refused(tmp_path: Path) -> None:
 
 
 def run_command(*arguments: str) -> int:
-    parser = argparse.ArgumentParser()
-    commands = parser.add_subparsers()
-    add_assets(lambda name, _run, text: commands.add_parser(name, help=text))
-    return assets(parser.parse_args(["assets", *arguments]))
+    return run_edge("assets", *arguments)
 
 
 def test_the_command_takes_what_convert_left(

@@ -20,13 +20,14 @@ import pytest
 
 from calibration.people.synthetic import scene
 from edge.artifact import Artifact, load_artifact
-from edge.cli import bench_pipeline, main
+from edge.cli import main
 from edge.detector import Detector
 from edge.latency import LatencySettings
 from edge.pipeline import Pipeline, Pose
 from edge.pose import PoseEstimator
 from edge.session import EngineSettings, open_session
 from targets.app.manifest import manifest_of
+from targets.commands import bench_pipeline
 from targets.result import RunResult
 from targets.runners.native.pipeline import NativePipeline
 from targets.runners.native.session import NativeSession

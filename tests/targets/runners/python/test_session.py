@@ -15,6 +15,8 @@ import pytest
 
 from edge.artifact import MANIFEST, Artifact
 from edge.cli import main
+from edge.cli.bench import _settings
+from edge.cli.main import parse
 from edge.errors import DeviceError, FeedError
 from edge.latency import LatencySettings
 from edge.runner import noise
@@ -67,8 +69,6 @@ def opened(transport: Any, artifact: Artifact, **options: Any) -> PythonSession:
 
 def test_the_runner_takes_our_command_line() -> None:
     """Through its own parser: what we ask for is what it reads."""
-    from edge.cli import _parser
-
     settings = LatencySettings(7, 0.25, 40, 65.5, 90.0, mode="sustained")
     argv = python_argv(
         ("/venv/bin/python", "-I"),
@@ -82,15 +82,13 @@ def test_the_runner_takes_our_command_line() -> None:
         allow_failed=True,
     )
     assert argv[:5] == ["/venv/bin/python", "-I", "-m", "edge", "bench"]
-    read = _parser().parse_args(argv[4:])
+    read = parse(argv[4:])
     assert (read.artifacts, read.input) == (["/a folder/$x"], [Path("/in 1.npy")])
     assert (read.threads, read.cpu_mask, read.inference_precision) == (3, "f0", "bf16")
     assert (read.json, read.allow_failed, read.answer_only) == (True, True, False)
     assert read.dump == Path("/out")
-    from edge.cli.bench_here import _settings
-
     assert _settings(read) == settings
-    alone = _parser().parse_args(python_argv(("p",), "/a", [], threads=1)[3:])
+    alone = parse(python_argv(("p",), "/a", [], threads=1)[3:])
     assert alone.answer_only
 
 

@@ -40,6 +40,6 @@ def test_the_wheel_of_edge_is_built_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(said) == 1
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    assert "edge/cli/bench_here.py" in names
+    assert "edge/cli/bench.py" in names
     assert not [name for name in names if not name.startswith(("edge/", "edgepose-"))]
     assert [path.name for path in (tmp_path / "wheels").iterdir()] == [wheel.parent.name]

@@ -1,30 +1,22 @@
-"""``edge assets``: artifacts as an Android app takes them.
-
-It needs a checkout.
-"""
+"""``edge assets``: artifacts as an Android app takes them."""
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from edge.artifact import MANIFEST, Artifact, load_artifact, read_manifest
 from edge.errors import ArtifactError, SpecError
+from targets.app.assets import weight_table, write_assets
+from targets.app.manifest import arithmetic_of
+from targets.profile import Profile, load_profile
 
-if TYPE_CHECKING:
-    from targets.profile import Profile
-
-__all__ = ["add_assets", "assets"]
+__all__ = ["add", "run"]
 
 
-def add_assets(command: Callable[[str, Callable[[argparse.Namespace], int], str], Any]) -> None:
-    """Add the command; ``command(name, run, text)`` makes its parser."""
-    parser = command(
-        "assets", assets, "Write what an Android app ships: models, .aar, C++ header, example."
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument(
         "artifacts",
         nargs="*",
@@ -53,15 +45,8 @@ def add_assets(command: Callable[[str, Callable[[argparse.Namespace], int], str]
     )
 
 
-def assets(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Write the folder and say what is in it."""
-    from edge.cli.host import need_checkout
-
-    need_checkout("assets")
-    from targets.app.assets import weight_table, write_assets
-    from targets.app.manifest import arithmetic_of
-    from targets.profile import load_profile
-
     profile = load_profile(arguments.target)
     if profile.kind != "android":
         raise SpecError(f"{arguments.target} is no Android target; assets are for apps")

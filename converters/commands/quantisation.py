@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from calibration.data.data_set import DataSet, load_data
+from calibration.data.images import FindBoxes, calibration_set, folder_fingerprint
+from calibration.scores.accuracy import Scores, evaluate_session
+from converters.graph.data_files import source_digest
+from converters.job import Calibration
+from converters.parity.accuracy import AccuracyCheck
+from converters.source import Source
 from edge.errors import SpecError
 from edge.files import sha256_of
 from edge.session import Feeds, Session
 from edge.spec import Format, ModelSpec, Variant
 from edge.texts import read_json
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from calibration.data.images import FindBoxes
-    from calibration.scores.accuracy import Scores
-    from converters.job import Calibration
-    from converters.parity.accuracy import AccuracyCheck
-    from converters.source import Source
 
 __all__ = [
     "accuracy_check",
@@ -67,9 +65,6 @@ def calibration(
     arguments: argparse.Namespace, say: Say, find_boxes: Callable[[], FindBoxes | None]
 ) -> Calibration:
     """What ``--calib`` names; ``find_boxes`` is asked for where plain pictures need boxes."""
-    from calibration.data.images import calibration_set, folder_fingerprint
-    from converters.job import Calibration
-
     source = str(arguments.calib)
     path = Path(source)
 
@@ -92,10 +87,6 @@ def calibration(
 
 def accuracy_check(arguments: argparse.Namespace, say: Say) -> AccuracyCheck:
     """The accuracy that quantised variants are held to."""
-    from calibration.data.data_set import DataSet, load_data
-    from calibration.scores.accuracy import evaluate_session
-    from converters.parity.accuracy import AccuracyCheck
-
     source = str(arguments.eval_data)
     sets: dict[tuple[str, str | None], DataSet] = {}
 
@@ -147,7 +138,6 @@ def default_report(out_dir: Path, model: str, variant: Variant) -> Path:
 
 
 def _of_source(path: Path, source: Source) -> bool:
-    from converters.graph.data_files import source_digest
 
     try:
         data = read_json(path)

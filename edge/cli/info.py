@@ -1,4 +1,4 @@
-"""Commands that run on a device: ``edge`` and an engine are all they need."""
+"""``edge info``: all that is known of an artifact."""
 
 from __future__ import annotations
 
@@ -7,32 +7,26 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edge.artifact import MANIFEST, Artifact, load_artifact
-from edge.session import (
-    EngineSettings,
-    InferencePrecision,
-    Session,
-    open_session,
-    shipped_precision,
-)
+from edge.artifact import Artifact, load_artifact
 from edge.spec import ModelSpec
 from edge.spec_text import spec_lines
 
-
-def _open(text: str, arguments: argparse.Namespace) -> Session:
-    """A session of an artifact folder, or (in a checkout) of an untouched ONNX or SDK model."""
-    path = Path(text)
-    precision: InferencePrecision | None = arguments.inference_precision
-    if path.is_dir() and ((path / MANIFEST).is_file() or not (path / "deploy.json").is_file()):
-        artifact = load_artifact(path, allow_failed=arguments.allow_failed)
-        settings = EngineSettings(arguments.threads, precision or shipped_precision(artifact))
-        return open_session(artifact, settings)
-    from edge.cli.host import open_onnx
-
-    return open_onnx(text, EngineSettings(arguments.threads, precision or "fp32"))
+__all__ = ["add", "parity_lines", "run"]
 
 
-def info(arguments: argparse.Namespace) -> int:
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("--allow-failed", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--spec",
+        action="store_true",
+        help="the spec of the file it was made of, as --spec reads it",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Print an artifact's manifest as text or JSON."""
     artifact = load_artifact(arguments.artifact, allow_failed=arguments.allow_failed)
     if arguments.json:

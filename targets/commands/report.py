@@ -1,7 +1,4 @@
-"""``edge report``: runs as a table, JSON, Markdown or a page, and against earlier ones.
-
-It needs a checkout.
-"""
+"""``edge report``: runs as a table, JSON, Markdown or a page, and against earlier ones."""
 
 from __future__ import annotations
 
@@ -9,22 +6,29 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from edge.errors import SpecError
+from edge.files import write_bytes
 from edge.printable import printable
+from targets.report.compare import compare_runs
+from targets.report.page import html_page
+from targets.report.tables import (
+    comparison_json,
+    comparison_markdown,
+    comparison_text,
+    markdown,
+    report_json,
+    text_report,
+)
+from targets.result import read_runs
 
-__all__ = ["add_report", "report"]
+__all__ = ["add", "run"]
 
 
-def add_report(command: Callable[[str, Callable[[argparse.Namespace], int], str], Any]) -> None:
-    """Add the command; ``command(name, run, text)`` makes its parser."""
-    parser = command(
-        "report", report, "What `edge bench` measured: a table, files for others, or a comparison."
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument(
         "runs",
         nargs="*",
@@ -61,26 +65,19 @@ def add_report(command: Callable[[str, Callable[[argparse.Namespace], int], str]
     )
 
 
-def report(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Show runs, or compare two sets of them."""
-    from edge.cli.host import need_checkout
-
-    need_checkout("report")
     for path in (arguments.html, arguments.markdown):
         if path and not path.absolute().parent.is_dir():
             raise SpecError(f"{path}: its folder does not exist")
     if arguments.compare:
         return _compare(arguments)
-    from targets.report.tables import markdown, report_json, text_report
-    from targets.result import read_runs
 
     if not arguments.runs:
         raise SpecError("name the runs: edge report build/results, or --compare OLD NEW")
     runs = read_runs(arguments.runs)
     if arguments.html:
-        from targets.report.page import html_page
-
-        page = html_page(runs, made=datetime.now(timezone.utc), title=arguments.title)
+        page = html_page(runs, made=datetime.now(UTC), title=arguments.title)
         _write(arguments.html, page)
     if arguments.markdown:
         _write(arguments.markdown, markdown(runs))
@@ -89,9 +86,6 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from targets.report.compare import compare_runs
-    from targets.report.tables import comparison_json, comparison_markdown, comparison_text
-    from targets.result import read_runs
 
     if arguments.runs or arguments.html:
         raise SpecError("--compare takes OLD and NEW alone, and writes no page; leave the rest out")
@@ -113,7 +107,6 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _write(path: Path, text: str) -> None:
-    from edge.files import write_bytes
 
     # Names come from devices.
     write_bytes(path, printable(text, lines=True).encode())

@@ -27,6 +27,7 @@ pytest.importorskip("ncnn")
 if find_spec("pnnx") is None:
     pytest.skip("pnnx is not installed", allow_module_level=True)
 
+from targets.commands import arm as commands_arm
 from targets.runners import arm_check
 from targets.runners.arm_check import ArmCheck, ArmTry, not_checked
 from targets.runners.native.check import RunnerInfo
@@ -53,10 +54,10 @@ class Arm:
         self.found = STORAGE
         self.runner: RunnerInfo | ArmCheck = RunnerInfo(Path("/r"), "aarch64", None, {}, True)
         self.asked = self.looked = 0
-        monkeypatch.setattr(arm_check, "check_on_arm", self._check)
-        monkeypatch.setattr(arm_check, "find_arm_runner", self._find)
+        monkeypatch.setattr(commands_arm, "check_on_arm", self._check)
+        monkeypatch.setattr(commands_arm, "find_arm_runner", self._find)
         self.waits = False
-        monkeypatch.setattr(arm_check, "arm_runner_waits", lambda _: self.waits)
+        monkeypatch.setattr(commands_arm, "arm_runner_waits", lambda _: self.waits)
 
     def _find(self, runner: Path | None = None) -> RunnerInfo | ArmCheck:
         del runner

@@ -1,22 +1,21 @@
-"""``edge bundle``: artifacts as models of other runtimes. It needs a checkout."""
+"""``edge bundle``: artifacts as models of other runtimes."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from converters.commands.parity_pictures import parity_images
+from converters.sdk.bundle import check_bundled, write_sdk_bundle
 from edge.artifact import load_artifact
 from edge.errors import ArtifactError, SpecError
 
-__all__ = ["add_bundle", "bundle"]
+__all__ = ["add", "run"]
 
 
-def add_bundle(command: Callable[[str, Callable[[argparse.Namespace], int], str], Any]) -> None:
-    """Add the command; ``command(name, run, text)`` makes a parser."""
-    parser = command("bundle", bundle, "Write artifacts as models that mmdeploy's SDK loads.")
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT")
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--sdk", action="store_true", help="for the SDK of mmdeploy 1.3")
@@ -33,13 +32,8 @@ def add_bundle(command: Callable[[str, Callable[[argparse.Namespace], int], str]
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
-def bundle(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Write a bundle of each artifact; all are looked at before the first is written."""
-    from edge.cli.host import need_checkout, parity_images
-
-    need_checkout("bundle")
-    from converters.sdk.bundle import check_bundled, write_sdk_bundle
-
     out: Path = arguments.out
     artifacts = [
         load_artifact(folder, allow_failed=arguments.allow_failed) for folder in arguments.artifacts

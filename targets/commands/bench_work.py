@@ -7,26 +7,33 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from converters.commands.parity_pictures import parity_images
+from converters.convert import judge_answers
+from converters.job import FeedSource
 from edge.artifact import Artifact
-from edge.cli import host
 from edge.errors import ArtifactError, DeviceError, SpecError
 from edge.latency import LatencySettings
 from edge.session import Feeds
 from edge.spec import Format
+from targets.bench import Candidate, TargetDevice, artifact_record, published_figure
+from targets.commands.bench_pipeline import compare_pipeline, picture_of, pictures
+from targets.result import ArtifactRecord, ParityRecord, PipelineRecord
+from targets.runners.arm_check import safe_arithmetic
+from targets.runners.native.build import find_runner
+from targets.runners.native.call import NativePrecision
+from targets.runners.native.pipeline import NativePipeline
+from targets.runners.native.session import NativeSession, measure_pipeline, place_runner
+from targets.runners.placement import place_artifact, place_with_engine
+from targets.runners.python.session import PythonSession
+from targets.runners.python.setup import python_for
+from targets.runners.session import DeviceSession, TimedRun
+from targets.runners.trtexec.session import RemoteTrtexecSession, open_trtexec
 
-if TYPE_CHECKING:
-    from converters.job import FeedSource
-    from targets.bench import Candidate, TargetDevice
-    from targets.result import ArtifactRecord, ParityRecord
-    from targets.runners.native.call import NativePrecision
-    from targets.runners.session import DeviceSession, TimedRun
-    from targets.runners.trtexec.session import RemoteTrtexecSession
-
-    _Measure = Callable[[LatencySettings], TimedRun]
+_Measure = Callable[[LatencySettings], TimedRun]
 
 __all__ = ["BenchWork", "progress", "say"]
 
@@ -53,12 +60,10 @@ class BenchWork:
 
     def __post_init__(self) -> None:
         self.failures: list[str] = []
-        self.images: FeedSource = host.parity_images(self.arguments.images)
+        self.images: FeedSource = parity_images(self.arguments.images)
 
     def candidates(self, artifacts: Sequence[Artifact]) -> list[Candidate]:
         """All that is to be timed, on the device and compared."""
-        from targets.bench import artifact_record
-
         found: list[_Found] = []
         for artifact in artifacts:
             name = f"{artifact.spec.name} as {artifact.variant}"
@@ -95,7 +100,6 @@ class BenchWork:
     def _candidate(
         self, artifact: Artifact, record: ArtifactRecord, session: DeviceSession, label: str
     ) -> Candidate:
-        from targets.bench import Candidate, published_figure
 
         feeds = _whole_batch(artifact, self.images.feeds(artifact.spec)[0].feeds)
         return Candidate(
@@ -109,9 +113,6 @@ class BenchWork:
 
     def _parity(self, artifact: Artifact, session: DeviceSession) -> ParityRecord | None:
         """The device's answers against the reference; None where the reference is not at hand."""
-        from converters.convert import judge_answers
-        from targets.result import ParityRecord
-
         try:
             report = judge_answers(
                 artifact,
@@ -145,13 +146,10 @@ class BenchWork:
         return mask or None
 
     def _folder(self, artifact: Artifact) -> str:
-        from targets.runners.placement import place_artifact
 
         return place_artifact(self.place.transport, artifact, on_progress=progress(artifact))
 
     def _native(self, artifact: Artifact) -> DeviceSession:
-        from targets.runners.native.build import find_runner
-        from targets.runners.native.session import NativeSession, place_runner
 
         arch: Any = self.place.profile.arch
         runner = find_runner(arch, self.arguments.runner, say)
@@ -167,8 +165,6 @@ class BenchWork:
 
     def _precision(self, artifact: Artifact) -> NativePrecision:
         """What was asked for, else what the check on ARM found safe, else the profile's."""
-        from targets.runners.arm_check import safe_arithmetic
-
         asked: NativePrecision | None = self.arguments.inference_precision
         if asked:
             return asked
@@ -183,9 +179,6 @@ class BenchWork:
         return precision
 
     def _python(self, artifact: Artifact) -> DeviceSession:
-        from targets.runners.placement import place_with_engine
-        from targets.runners.python.session import PythonSession
-        from targets.runners.python.setup import python_for
 
         precision = self.arguments.inference_precision
         if precision == "fp16-storage":
@@ -212,7 +205,6 @@ class BenchWork:
         )
 
     def _trtexec(self, artifact: Artifact) -> RemoteTrtexecSession:
-        from targets.runners.trtexec.session import open_trtexec
 
         return open_trtexec(
             self.place.transport,
@@ -228,9 +220,6 @@ class BenchWork:
     # --- the pipeline -----------------------------------------------------------------------------
 
     def _pipeline(self, found: Sequence[_Found]) -> Candidate:
-        from targets.bench import published_figure
-        from targets.result import PipelineRecord
-        from targets.runners.native.session import NativeSession
 
         native = [one for one in found if isinstance(one.session, NativeSession)]
         poses = [one for one in native if one.artifact.spec.task == "pose"]
@@ -269,10 +258,6 @@ class BenchWork:
 
     def _whole_frames(self, pose: _Found, finder: _Found) -> tuple[_Measure, list[ParityRecord]]:
         """From a picture's pixels to keypoints, compared with the Python runtime first."""
-        from edge.cli.bench_pipeline import compare_pipeline, picture_of, pictures
-        from targets.runners.native.pipeline import NativePipeline
-        from targets.runners.native.session import NativeSession
-
         assert isinstance(pose.session, NativeSession)
         assert isinstance(finder.session, NativeSession)
         classes = self.arguments.classes
@@ -292,8 +277,6 @@ class BenchWork:
 
     def _networks_alone(self, pose: _Found, finder: _Found) -> tuple[_Measure, list[ParityRecord]]:
         """On prepared inputs."""
-        from targets.runners.native.session import NativeSession, measure_pipeline
-
         crops = [image.feeds for image in self.images.feeds(pose.artifact.spec)]
         people = [crops[number % len(crops)] for number in range(self.arguments.people)]
         scene = self.images.feeds(finder.artifact.spec)[0].feeds

@@ -1,4 +1,4 @@
-"""The check on an emulated ARM CPU, as conversions ask for it; it needs a checkout.
+"""The check on an emulated ARM CPU, as conversions ask for it.
 
 What it runs, the native runner, is compiled once, which takes minutes: where that is still to be
 done, everything is converted first, and the checks come last.
@@ -7,22 +7,30 @@ done, everything is converted first, and the checks come last.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from converters.chain import Row
+from converters.commands.conversions import ConversionTable, make_artifacts
+from converters.convert import ConvertedVariant
+from converters.parity.answers import SessionJudge
+from converters.parity.parity import range_failure
 from edge.artifact import Artifact, read_manifest
+from targets.profile import Profile
+from targets.runners.arm_check import (
+    ArmCheck,
+    arm_runner_waits,
+    check_on_arm,
+    find_arm_runner,
+    not_checked,
+)
+from targets.runners.native.build import say_on_stderr
+from targets.runners.native.check import RunnerInfo
+from targets.runners.native.session import NativeSession
 
-if TYPE_CHECKING:
-    from converters.chain import Row
-    from converters.convert import ConvertedVariant
-    from converters.parity.answers import SessionJudge
-    from targets.profile import Profile
-    from targets.runners.arm_check import ArmCheck
-    from targets.runners.native.check import RunnerInfo
-    from targets.runners.native.session import NativeSession
-
-__all__ = ["ArmChecks", "add_arm", "is_waiting", "on_arm"]
+__all__ = ["ArmChecks", "add_arm", "on_arm", "target_artifacts"]
 
 _WAITS = "the runner is compiled last; the next conversion makes up for it"
 
@@ -50,7 +58,6 @@ class ArmChecks:
     """
 
     def __init__(self, runner: Path | None, left_out: bool) -> None:
-        from targets.runners.arm_check import arm_runner_waits
 
         self._runner = runner
         self._left_out = left_out
@@ -60,10 +67,6 @@ class ArmChecks:
 
     def __call__(self, artifact: Artifact, judge: SessionJudge) -> dict[str, Any]:
         """The record of one artifact's check."""
-        from converters.parity.parity import range_failure
-        from targets.runners.arm_check import ArmCheck, check_on_arm, not_checked
-        from targets.runners.native.build import say_on_stderr
-
         # One that leaves FP16's range passes or fails by this check alone: it cannot wait.
         if self._puts_off and not range_failure(artifact.parity.get("fp16_peak")):
             self.waiting += 1
@@ -84,13 +87,16 @@ class ArmChecks:
 
     def _find(self) -> RunnerInfo | ArmCheck:
         """When there is something to check, and only once: it may have to be built."""
-        from targets.runners.arm_check import find_arm_runner, not_checked
-
         if self._left_out:
             return not_checked("left out with --no-arm-check")
         if self._found is None:
             self._found = find_arm_runner(self._runner)
         return self._found
+
+    def is_waiting(self, made: ConvertedVariant) -> bool:
+        """Whether an artifact's check was put off."""
+        found = made.error is None and read_manifest(made.folder).get("arm", {}).get("reason")
+        return found == _WAITS
 
     @staticmethod
     def rows_but_waiting(add: Callable[[Row], None]) -> Callable[[Row], None]:
@@ -103,21 +109,25 @@ class ArmChecks:
         return lambda row: None if row.step.endswith(" up to date") else add(row)
 
 
-def is_waiting(made: ConvertedVariant) -> bool:
-    """Whether an artifact's check was put off."""
-    return made.error is None and read_manifest(made.folder).get("arm", {}).get("reason") == _WAITS
-
-
 def on_arm(arguments: argparse.Namespace, profile: Profile) -> ArmChecks | None:
     """What runs artifacts for this target on an ARM CPU; None where it is of another kind.
 
     Raises ToolError where ``--runner`` names no runner for aarch64.
     """
-    from targets.runners.arm_check import find_arm_runner
-
     if profile.arch != "aarch64":
         return None
     runner: Path | None = arguments.runner
     if runner:
         find_arm_runner(runner)  # refused before the conversions, not after
     return ArmChecks(runner, arguments.no_arm_check)
+
+
+def target_artifacts(arguments: argparse.Namespace, profile: Profile) -> list[ConvertedVariant]:
+    """The target's own artifacts, converted where they are missing; the table goes to stderr."""
+    return make_artifacts(
+        arguments,
+        ConversionTable(sys.stderr),
+        target=profile.name,
+        variants=profile.variants,
+        checks=on_arm(arguments, profile),
+    )

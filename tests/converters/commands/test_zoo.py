@@ -15,6 +15,7 @@ import pytest
 onnx = pytest.importorskip("onnx")
 cv2 = pytest.importorskip("cv2")
 
+from converters.commands import conversions  # noqa: E402
 from converters.zoo import models as zoo  # noqa: E402
 from edge.cli import main  # noqa: E402
 from tests.conftest import tiny_simcc_model  # noqa: E402
@@ -167,7 +168,7 @@ def test_the_default_is_the_demo_pair(
         return zoo_source(text)
 
     zoo_source: Callable[[str], Any] = zoo.find_source
-    monkeypatch.setattr(zoo, "find_source", note)
+    monkeypatch.setattr(conversions, "find_source", note)
     with pytest.raises(AskedError):
         main(["convert", "--out", str(tmp_path)])
     assert asked == ["rtmpose-t-demo", "rtmdet-nano-demo"]

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edge.cli.evaluate import ProgressLine, add_evaluate
-from edge.cli.host import open_onnx
+from converters.commands.evaluate import ProgressLine
+from converters.commands.open_source import open_onnx
 from edge.detector import Detector
 from edge.errors import ImageError, SpecError
 from edge.picture import read_image
 from edge.session import EngineSettings
 from tests.conftest import shared, tiny_simcc_model
+from tests.stand_ins.command_line import run_edge
 
 pytest.importorskip("cv2")
 pytest.importorskip("pycocotools")
@@ -28,21 +27,8 @@ pytest.importorskip("onnxruntime")
 
 
 def edge_eval(*words: Any) -> int:
-    """The command alone, with the engine's options at their defaults."""
-    parser = argparse.ArgumentParser()
-    commands = parser.add_subparsers()
-
-    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> Any:
-        added = commands.add_parser(name, help=text)
-        added.set_defaults(run=run)
-        return added
-
-    def add_engine(added: argparse.ArgumentParser) -> None:
-        added.set_defaults(threads=1, inference_precision=None, allow_failed=False)
-
-    add_evaluate(command, add_engine)
-    arguments = parser.parse_args(["eval", *map(str, words)])
-    return int(arguments.run(arguments))
+    """The command on one thread."""
+    return run_edge("eval", *words, "--threads", "1")
 
 
 @pytest.fixture

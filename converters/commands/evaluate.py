@@ -1,4 +1,4 @@
-"""``edge eval``: how good a model's answers are on a data set. It needs a checkout."""
+"""``edge eval``: how good a model's answers are on a data set."""
 
 from __future__ import annotations
 
@@ -8,27 +8,23 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
-from edge.cli.device import _open
+from calibration.data.data_set import DataSet, GivenBoxes, detected_boxes, load_data
+from calibration.scores.accuracy import Scores, predict, score
+from edge.cli.open import open_model
+from edge.cli.options import add_engine, add_insecure_mirror
 from edge.digits import parse_digits
 from edge.errors import SpecError
+from edge.files import write_bytes
 from edge.session import Session
 from edge.texts import parse_json, read_text
 
-if TYPE_CHECKING:
-    from calibration.data.data_set import DataSet, GivenBoxes
-    from calibration.scores.accuracy import Scores
-
-__all__ = ["ProgressLine", "add_evaluate", "evaluate"]
+__all__ = ["ProgressLine", "add", "run"]
 
 
-def add_evaluate(
-    command: Callable[[str, Callable[[argparse.Namespace], int], str], Any],
-    add_engine: Callable[[argparse.ArgumentParser], None],
-) -> None:
-    """Add the command; ``command(name, run, text)`` makes its parser."""
-    parser = command("eval", evaluate, "Accuracy of a model on a data set: COCO AP, and PCK.")
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("model", help="artifact folder, or as for convert")
     parser.add_argument(
         "--data",
@@ -74,18 +70,16 @@ def add_evaluate(
     )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     add_engine(parser)
+    add_insecure_mirror(parser)
 
 
-def evaluate(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Score a model on a data set and print the figures."""
-    from edge.cli.host import need_checkout
-
-    need_checkout("eval")
     if arguments.merge and (arguments.predictions or arguments.range):
         raise SpecError("--merge scores what was predicted: leave --predictions and --range out")
     if arguments.predictions and not arguments.predictions.absolute().parent.is_dir():
         raise SpecError(f"{arguments.predictions}: its folder does not exist")
-    with _open(arguments.model, arguments) as session:
+    with open_model(arguments.model, arguments) as session:
         began_s = time.perf_counter()
         data = _load(arguments, session)
         if not arguments.json:
@@ -111,7 +105,6 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _load(arguments: argparse.Namespace, session: Session) -> DataSet:
-    from calibration.data.data_set import load_data
 
     if arguments.images and arguments.data.startswith("synthetic"):
         raise SpecError("--images goes with annotations; rendered pictures need none")
@@ -120,8 +113,6 @@ def _load(arguments: argparse.Namespace, session: Session) -> DataSet:
 
 
 def _scores(arguments: argparse.Namespace, session: Session, data: DataSet) -> Scores:
-    from calibration.scores.accuracy import predict, score
-    from edge.files import write_bytes
 
     about = {
         "model": session.spec.name,
@@ -146,7 +137,6 @@ def _scores(arguments: argparse.Namespace, session: Session, data: DataSet) -> S
 def _given_boxes(
     arguments: argparse.Namespace, session: Session, data: DataSet
 ) -> Mapping[int, GivenBoxes] | None:
-    from calibration.data.data_set import detected_boxes
 
     if arguments.boxes == "gt":
         return None

@@ -10,17 +10,16 @@ import re
 import shlex
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from edge.cli import main
-from edge.cli.deploy import add_deploy
+from edge.cli.main import parse
 from edge.errors import ArtifactError, DeviceError, ParityError, SpecError
 from edge.keypoints import KEYPOINT_SETS
 from edge.pipeline import Pose
@@ -36,16 +35,7 @@ pytest.importorskip("onnxslim")
 
 def parsed(*words: str) -> argparse.Namespace:
     """The command's options as the command line parses them."""
-    parser = argparse.ArgumentParser()
-    commands = parser.add_subparsers()
-
-    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> Any:
-        one = commands.add_parser(name, description=text)
-        one.set_defaults(run=run)
-        return one
-
-    add_deploy(command)
-    return parser.parse_args(["deploy", *words])
+    return parse(["deploy", *words])
 
 
 def edge_deploy(*words: str) -> int:

@@ -1,41 +1,47 @@
-"""``edge sensitivity``: which parts of a network must stay float. It needs a checkout."""
+"""``edge sensitivity``: which parts of a network must stay float."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from edge.cli.quantisation import (
+from calibration.scores.decoded_error import decoded_answers, decoded_error
+from calibration.scores.sensitivity import (
+    Measured,
+    Proposal,
+    RankedPart,
+    known_from_json,
+    known_to_json,
+    propose,
+    rank_parts,
+)
+from converters.commands.quantisation import (
     accuracy_check,
     add_quantisation,
     calibration,
     default_report,
 )
+from converters.conversion import ConversionRequest, ModelInWork, Route, open_quantised
+from converters.convert import CONVERTERS, check_tools, tool_versions
+from converters.graph.data_files import source_digest
+from converters.job import FeedSource
+from converters.zoo.models import find_source
+from edge.cli.options import add_insecure_mirror
+from edge.engines.onnxruntime import OnnxRuntimeSession
 from edge.errors import SpecError
-from edge.files import private_folder
+from edge.files import private_folder, write_bytes
 from edge.session import EngineSettings, Session
 from edge.spec import Variant
 from edge.texts import read_json
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from calibration.scores.sensitivity import Measured, Proposal, RankedPart
-    from converters.conversion import ModelInWork, Route
-
-__all__ = ["add_sensitivity", "sensitivity"]
+__all__ = ["add", "run"]
 
 
-def add_sensitivity(
-    command: Callable[[str, Callable[[argparse.Namespace], int], str], Any],
-) -> None:
-    """Add the command; ``command(name, run, text)`` makes its parser."""
-    parser = command(
-        "sensitivity", sensitivity, "Which parts of a network must stay float, measured."
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("model", help="as for convert")
     parser.add_argument(
         "--format", required=True, choices=["onnx", "openvino", "tflite"], help="of the variant"
@@ -69,23 +75,14 @@ def add_sensitivity(
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     add_quantisation(parser)
+    add_insecure_mirror(parser)
     parser.epilog = (
         "Then `edge convert --model MODEL --formats FORMAT --precision mixed` applies it."
     )
 
 
-def sensitivity(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Rank the parts of a network and propose the smallest float set within --max-loss."""
-    from edge.cli.host import need_checkout
-
-    need_checkout("sensitivity")
-    from calibration.scores.sensitivity import propose, rank_parts
-    from converters.conversion import ConversionRequest, ModelInWork
-    from converters.convert import CONVERTERS, check_tools
-    from converters.graph.data_files import source_digest
-    from converters.job import FeedSource
-    from converters.zoo.models import find_source
-
     source = find_source(arguments.model)
     variant = Variant(arguments.format, arguments.precision)
     if str(variant) not in CONVERTERS:
@@ -145,10 +142,6 @@ class _Search:
         arguments: argparse.Namespace,
         out: Path,
     ) -> None:
-        from calibration.scores.decoded_error import decoded_answers
-        from calibration.scores.sensitivity import known_from_json
-        from converters.convert import tool_versions
-        from edge.engines.onnxruntime import OnnxRuntimeSession
 
         self.model, self.variant, self.route, self.out = model, variant, route, out
         prepared = model.prepared(1)
@@ -172,7 +165,6 @@ class _Search:
         self.quiet = arguments.json
 
     def _open(self, floats: frozenset[str]) -> Session:
-        from converters.conversion import open_quantised
 
         order = {name: place for place, name in enumerate(self.parts)}
         chosen = sorted(floats, key=order.__getitem__)
@@ -185,8 +177,6 @@ class _Search:
 
     def error(self, floats: frozenset[str]) -> float:
         """Decoded error with these parts float."""
-        from calibration.scores.decoded_error import decoded_error
-
         with self._open(floats) as session:
             found = decoded_error(self.reference, session, self.feeds)
         self.unit = found.unit
@@ -213,9 +203,6 @@ class _Search:
 
     def keep(self, **more: Any) -> dict[str, Any]:
         """Write what was measured so far."""
-        from calibration.scores.sensitivity import known_to_json
-        from edge.files import write_bytes
-
         report = {
             **self.about,
             "unit": self.unit,

@@ -1,41 +1,42 @@
-"""``edge deploy``: artifacts, runtime and engine on a board, as versions that can be gone back to.
-
-It needs a checkout.
-"""
+"""``edge deploy``: models with all they need on a board, in versions that can be gone back to."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from converters.commands.options import add_conversion
+from converters.commands.parity_pictures import parity_images
+from converters.convert import judge_answers
+from converters.parity.answers import source_file
 from edge.artifact import Artifact, load_artifact
 from edge.classes import find_labels
-from edge.cli import host, options
-from edge.cli.bench_work import progress, say
+from edge.cli.options import add_classes, add_insecure_mirror, count
 from edge.errors import ArtifactError, ParityError, SpecError
+from targets.commands.arm import target_artifacts
+from targets.commands.bench_work import progress, say
+from targets.deploy.deployment import DeployOptions, check_artifacts, check_board, roll_back
+from targets.deploy.deployment import deploy as deploy_version
+from targets.deploy.versions import Deployments, Version, open_deployments
+from targets.devices.state import DeviceInfo, check_device, read_device
+from targets.profile import Profile, load_profile
+from targets.runners.placement import place_artifact
+from targets.runners.python.session import PythonSession
+from targets.runners.trtexec.session import open_trtexec
+from targets.transports.opening import open_target, password_prompt
+from targets.transports.transport import Transport
 
-if TYPE_CHECKING:
-    from targets.deploy.deployment import DeployOptions
-    from targets.deploy.versions import Deployments, Version
-    from targets.devices.state import DeviceInfo
-    from targets.profile import Profile
-    from targets.runners.python.session import PythonSession
-    from targets.transports.transport import Transport
-
-__all__ = ["add_deploy", "deploy"]
+__all__ = ["add", "run"]
 
 # Each is a call on the board: enough to see a wrong answer, few enough to wait for.
 _PARITY_IMAGES = 4
 
 
-def add_deploy(command: Callable[[str, Callable[[argparse.Namespace], int], str], Any]) -> None:
-    """Add the command; ``command(name, run, text)`` makes its parser."""
-    parser = command("deploy", deploy, "Put artifacts with all they need on a board.")
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.epilog = (
         "Runtime, engine and artifacts go into a new folder on the board, their answers are\n"
         "compared there with the reference, and then a link makes that version the current one.\n"
@@ -69,26 +70,22 @@ def add_deploy(command: Callable[[str, Callable[[argparse.Namespace], int], str]
         metavar="CAMERA",
         help="--service: a number, a device, a file or an address (default: 0)",
     )
-    options.add_classes(parser)
+    add_classes(parser)
     parser.add_argument(
-        "--keep", type=options.count, default=3, metavar="N", help="versions to keep (default: 3)"
+        "--keep", type=count, default=3, metavar="N", help="versions to keep (default: 3)"
     )
-    parser.add_argument("--threads", type=options.count, help="CPU threads (default: the target's)")
+    parser.add_argument("--threads", type=count, help="CPU threads (default: the target's)")
     parser.add_argument(
         "--wheelhouse", type=Path, metavar="DIR", help="wheels for a board without network"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    options.add_conversion(parser)
+    add_conversion(parser)
+    add_insecure_mirror(parser)
     parser.set_defaults(batch=None, force=False, keep_failed=False, no_arm_check=False)
 
 
-def deploy(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Deploy, go back to a version, or list them."""
-    host.need_checkout("deploy")
-    from targets.deploy.versions import open_deployments
-    from targets.profile import load_profile
-    from targets.transports.opening import open_target, password_prompt
-
     if arguments.target is None and arguments.profile is None:
         raise SpecError("name the target: edge deploy --target raspberry-pi --host pi@ADDRESS")
     profile = load_profile(str(arguments.profile or arguments.target))
@@ -107,8 +104,6 @@ def deploy(arguments: argparse.Namespace) -> int:
             print(_json(deployments) if arguments.json else _text(deployments))
             return 0
         if arguments.rollback is not None:
-            from targets.deploy.deployment import roll_back
-
             version = roll_back(deployments, arguments.rollback or None, say)
         else:
             version = _deploy(arguments, profile, transport, deployments, named)
@@ -128,9 +123,6 @@ def _deploy(
     deployments: Deployments,
     named: list[Artifact],
 ) -> Version:
-    from targets.deploy.deployment import check_board
-    from targets.deploy.deployment import deploy as deploy_version
-    from targets.devices.state import check_device, read_device
 
     info = read_device(transport)
     check_device(info, profile)
@@ -143,9 +135,6 @@ def _deploy(
 
 def _named(arguments: argparse.Namespace) -> list[Artifact]:
     """The artifacts of the command line, where they can be one version and be compared."""
-    from converters.parity.answers import source_file
-    from targets.deploy.deployment import DeployOptions, check_artifacts
-
     artifacts = [load_artifact(path) for path in arguments.artifacts]
     _check_classes(arguments, artifacts)
     if artifacts:
@@ -179,7 +168,7 @@ def _made(arguments: argparse.Namespace, profile: Profile) -> list[Artifact]:
     if arguments.formats is None:
         arguments.formats = str(profile.variants[0])
     artifacts = []
-    for made in host.make_artifacts(arguments, profile, host.Table(sys.stderr)):
+    for made in target_artifacts(arguments, profile):
         if made.error is not None:
             raise SpecError(f"{made.model} {made.variant} cannot be deployed: {made.error}")
         artifacts.append(load_artifact(made.folder))
@@ -190,9 +179,6 @@ def _made(arguments: argparse.Namespace, profile: Profile) -> list[Artifact]:
 def _settings(
     arguments: argparse.Namespace, profile: Profile, transport: Transport, info: DeviceInfo
 ) -> DeployOptions:
-    from targets.deploy.deployment import DeployOptions
-    from targets.runners.placement import place_artifact
-    from targets.runners.trtexec.session import open_trtexec
 
     def build(artifact: Artifact) -> str:
         """The engine in the bench's folder, where one of the same kit is found again."""
@@ -221,9 +207,8 @@ def _settings(
 
 
 def _judge(arguments: argparse.Namespace) -> Callable[[Artifact, PythonSession], str]:
-    from converters.convert import judge_answers
 
-    images = host.parity_images(arguments.images)
+    images = parity_images(arguments.images)
 
     def judge(artifact: Artifact, session: PythonSession) -> str:
         report = judge_answers(

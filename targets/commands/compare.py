@@ -1,4 +1,4 @@
-"""``edge compare``: variants of models side by side, measured in one run. It needs a checkout."""
+"""``edge compare``: variants of models side by side, measured in one run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from calibration.data.data_set import DataSet, load_data
+from calibration.scores.accuracy import evaluate_session
+from calibration.scores.decoded_error import Answers, decoded_answers, decoded_error
 from edge.artifact import MANIFEST, Artifact, load_artifact
+from edge.detector import detector_feeds
 from edge.errors import ArtifactError, EngineMissingError, SpecError
+from edge.files import write_bytes
 from edge.latency import P90_SAMPLES, LatencySettings, measure_in_turn, spread_reasons
+from edge.pose import pose_feeds
 from edge.printable import printable
 from edge.session import (
     EngineSettings,
@@ -27,24 +33,15 @@ from edge.session import (
     open_session,
     shipped_precision,
 )
+from targets.report.variants import VariantRow, markdown_table, plot_svg, rows_json, text_table
 
-if TYPE_CHECKING:
-    from calibration.data.data_set import DataSet
-    from calibration.scores.decoded_error import Answers
-    from targets.report.variants import VariantRow
-
-__all__ = ["add_compare", "compare"]
+__all__ = ["add", "run"]
 
 _ERROR_PICTURES = 48
 
 
-def add_compare(
-    command: Callable[[str, Callable[[argparse.Namespace], int], str], Any],
-) -> None:
-    """Add the command; ``command(name, run, text)`` makes its parser."""
-    parser = command(
-        "compare", compare, "Size, latency, answers and accuracy of artifacts, in one table."
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument(
         "artifacts", nargs="+", type=Path, metavar="ARTIFACT", help="folders, or a folder of them"
     )
@@ -72,14 +69,8 @@ class _Candidate:
     feeds: dict[str, np.ndarray[Any, Any]]
 
 
-def compare(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Measure artifacts of one or more models and set them side by side."""
-    from edge.cli.host import need_checkout
-
-    need_checkout("compare")
-    from edge.files import write_bytes
-    from targets.report.variants import markdown_table, plot_svg, rows_json, text_table
-
     if arguments.threads < 1 or arguments.seconds <= 0:
         raise SpecError("--threads and --seconds must be positive")
     say = _say if sys.stderr.isatty() else _quiet
@@ -137,10 +128,6 @@ def _rows(
     say: Callable[[str], None],
     engines: set[str],
 ) -> list[VariantRow]:
-    from calibration.data.data_set import load_data
-    from calibration.scores.accuracy import evaluate_session
-    from calibration.scores.decoded_error import decoded_answers, decoded_error
-    from targets.report.variants import VariantRow
 
     reference = next((one for one in artifacts if str(one.variant) == "onnx-fp32"), None)
     if reference is None:
@@ -223,9 +210,6 @@ def _candidates(artifacts: Sequence[Artifact], threads: int, stack: ExitStack) -
 
 def _error_feeds(data: DataSet, reference: Artifact) -> list[dict[str, np.ndarray[Any, Any]]]:
     """Feeds of the first pictures, as the network sees them."""
-    from edge.detector import detector_feeds
-    from edge.pose import pose_feeds
-
     feeds = []
     for picture in data.part(range(min(_ERROR_PICTURES, len(data)))).pictures:
         image = picture.read()

@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from converters.sdk.archive import read_sdk
 from edge.artifact import load_artifact
-from edge.cli.bundle import add_bundle
 from edge.errors import ArtifactError, SpecError
 from edge.spec import Variant
+from tests.stand_ins.command_line import run_edge as edge
 from tests.stand_ins.sdk_artifacts import detector_artifact, pose_artifact
 
 pytest.importorskip("cv2")
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-
-
-def edge(*words: Any) -> int:
-    """The command alone."""
-    parser = argparse.ArgumentParser()
-    commands = parser.add_subparsers()
-
-    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> Any:
-        added = commands.add_parser(name, help=text, description=text)
-        added.set_defaults(run=run)
-        return added
-
-    add_bundle(command)
-    arguments = parser.parse_args([str(word) for word in words])
-    return int(arguments.run(arguments))
 
 
 @pytest.fixture

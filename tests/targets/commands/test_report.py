@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edge.cli.report import add_report
 from edge.errors import SpecError
 from targets.result import write_run
+from tests.stand_ins.command_line import run_edge
 from tests.stand_ins.synthetic_runs import (
     emulated_run,
     hot_phone_run,
@@ -24,17 +22,7 @@ from tests.stand_ins.synthetic_runs import (
 
 def edge_report(*words: Any) -> int:
     """The command alone."""
-    parser = argparse.ArgumentParser()
-    commands = parser.add_subparsers()
-
-    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> Any:
-        added = commands.add_parser(name, help=text)
-        added.set_defaults(run=run)
-        return added
-
-    add_report(command)
-    arguments = parser.parse_args(["report", *map(str, words)])
-    return int(arguments.run(arguments))
+    return run_edge("report", *words)
 
 
 @pytest.fixture

@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from calibration.data.images import PARITY_SEED, folder_images
+from calibration.people.synthetic import scene
+from converters.parity.boxes import BoxJudge, Found
+from converters.parity.judges import KeypointJudge
+from converters.parity.limits import LIMITS, Limits
 from edge.classes import find_labels
 from edge.codecs import KEYPOINT_CODECS, KEYPOINT_SHORTFALLS
 from edge.detector import Detector
@@ -21,12 +25,9 @@ from edge.errors import DeviceError, SpecError
 from edge.media.inputs import tell
 from edge.pipeline import Pose
 from edge.pose import pose_feeds
-
-if TYPE_CHECKING:
-    from converters.parity.judges import KeypointJudge
-    from targets.result import ParityRecord
-    from targets.runners.native.pipeline import NativePipeline
-    from targets.runners.native.session import NativeSession
+from targets.result import ParityRecord
+from targets.runners.native.pipeline import NativePipeline
+from targets.runners.native.session import NativeSession
 
 __all__ = ["Sight", "compare_pipeline", "picture_of", "pictures"]
 
@@ -49,9 +50,6 @@ class Sight:
 
 def pictures(folder: Path | None, people: int) -> list[tuple[str, Image]]:
     """Pictures of a folder, or rendered scenes of so many people, by name."""
-    from calibration.data.images import PARITY_SEED, folder_images
-    from calibration.people.synthetic import scene
-
     if folder is not None:
         return [(one.name, one.image_bgr) for one in folder_images(folder, tell)[:_PICTURES]]
     return [
@@ -71,11 +69,6 @@ def compare_pipeline(
     In floats to 0.01 px (image pixels of boxes, input pixels of keypoints), in other arithmetic
     within what the networks' own gate allows for fp16. Raises DeviceError where a run fails.
     """
-    from converters.parity.boxes import BoxJudge, Found
-    from converters.parity.judges import KeypointJudge
-    from converters.parity.limits import LIMITS, Limits
-    from targets.result import ParityRecord
-
     assert pipeline.detector is not None
     found = pipeline.find([image for _, image in images])
     exact = {pipeline.pose.inference_precision, pipeline.detector.inference_precision} == {"fp32"}

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from edge.cli.devices import add_devices, clean_device
 from edge.errors import DeviceError, SpecError
+from targets.commands.clean import clean_device
 from targets.devices.nearby import Nearby
 from targets.devices.state import DeviceInfo
 from targets.transports.adb import open_adb
@@ -21,23 +18,8 @@ from targets.transports.fake import FakeTransport
 from targets.transports.local import open_local
 from targets.transports.transport import Done
 from tests.stand_ins.adb_device import StandInPhone, connected, own_adb_server
+from tests.stand_ins.command_line import run_edge as edge
 from tests.stand_ins.ssh_server import opened, ssh_server
-
-
-def edge(*words: Any) -> int:
-    """The commands alone."""
-    parser = argparse.ArgumentParser()
-    commands = parser.add_subparsers()
-
-    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> Any:
-        added = commands.add_parser(name, help=text, description=text)
-        added.set_defaults(run=run)
-        return added
-
-    add_devices(command)
-    arguments = parser.parse_args([str(word) for word in words])
-    return int(arguments.run(arguments))
-
 
 PHONE = DeviceInfo(
     "adb 1a2b", "Xiaomi Mi 10", "SM8250", "Android 12 (API 31)", "aarch64", 8, "android"
@@ -61,7 +43,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
         calls.append(tuple(hosts))
         return FOUND
 
-    monkeypatch.setattr("targets.devices.nearby.find_devices", find)
+    monkeypatch.setattr("targets.commands.devices.find_devices", find)
     return calls
 
 
@@ -99,7 +81,7 @@ def test_programs_of_fewer_bits_than_the_kernel(
         old_os = replace(PHONE, arch="aarch64", cores=4, userland_bits=bits)
         answer = [Nearby("ssh", "pi", info=old_os)]
         monkeypatch.setattr(
-            "targets.devices.nearby.find_devices", lambda *_, answer=answer, **__: answer
+            "targets.commands.devices.find_devices", lambda *_, answer=answer, **__: answer
         )
         assert edge("devices") == 0
         assert text in capsys.readouterr().out

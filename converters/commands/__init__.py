@@ -1,0 +1,1 @@
+"""The commands whose noun is a model or an artifact."""

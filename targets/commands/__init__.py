@@ -1,0 +1,1 @@
+"""The commands whose noun is a target, a device or what was measured there."""
