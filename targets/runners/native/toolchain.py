@@ -17,7 +17,6 @@ from targets.runners.native.zig_compiler import ZIG_TARGETS, zig_program
 from targets.transports.programs import check_program, run_program
 
 __all__ = [
-    "ARCHES",
     "Arch",
     "Toolchain",
     "find_program",
@@ -27,7 +26,6 @@ __all__ = [
 ]
 
 Arch = Literal["aarch64", "x86_64"]
-ARCHES: tuple[Arch, ...] = ("aarch64", "x86_64")
 
 # Program -> the Debian and Ubuntu package that brings it.
 PACKAGES = {
