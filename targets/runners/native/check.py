@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.errors import ToolError
+from edge.errors import SpecError, ToolError
+from edge.records import read_record
 from targets.runners.native.toolchain import Arch, find_qemu, host_arch
 from targets.transports.programs import run_program
 
@@ -21,6 +22,15 @@ _MARKER = b"edgepose-runner-build {"
 _MACHINES: dict[int, Arch] = {183: "aarch64", 62: "x86_64"}
 _PT_LOAD, _PT_INTERP = 1, 3
 _MOST_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class _Build:
+    runner: int
+    ncnn: str
+    build: str
+    compiler: str
+    kernels: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -123,10 +133,7 @@ def _read_build(data: bytes, path: Path) -> dict[str, Any]:
     text = data[start : data.find(b"\0", start)]
     try:
         build: dict[str, Any] = json.loads(text)
-        mistyped = not isinstance(build["runner"], int) or not isinstance(build["kernels"], list)
-        mistyped |= any(not isinstance(build[key], str) for key in ("ncnn", "build", "compiler"))
-    except (ValueError, KeyError, TypeError):
-        mistyped = True
-    if mistyped:
-        raise ToolError(f"{path}: its build information is damaged: {text[:80]!r}")
+        read_record(_Build, build, other=True)
+    except (ValueError, SpecError):
+        raise ToolError(f"{path}: its build information is damaged: {text[:80]!r}") from None
     return build

@@ -17,8 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from edge.errors import DeviceError
+from edge.errors import DeviceError, SpecError
 from edge.files import sha256_of, temporary_folder
+from edge.records import read_record
 from edge.spec import Format
 from targets.runners.python.wheels import (
     DevicePython,
@@ -153,14 +154,8 @@ def _read_probe(done: Done, device: str) -> DevicePython:
     # A sitecustomize may print before.
     last = done.stdout.decode(errors="replace").strip().rpartition("\n")[2]
     try:
-        data = json.loads(last)
-        return DevicePython(
-            executable=str(data["executable"]),
-            environment={str(name): str(value) for name, value in data["environment"].items()},
-            glibc=str(data["glibc"]),
-            has_venv=data["has_venv"] is True,
-        )
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return read_record(DevicePython, json.loads(last), other=True)
+    except (ValueError, SpecError):
         raise DeviceError(
             f"{device}: its Python does not say what it is (it printed {last[:80]!r})"
         ) from None
