@@ -38,8 +38,8 @@ __all__ = [
 ]
 
 # Left limbs, right limbs, the middle: BGR.
-_LEFT, _RIGHT, _MIDDLE, _BOX = (0, 170, 255), (255, 120, 30), (80, 220, 80), (230, 230, 230)
-# Boxes of people who have a number, in turn.
+_LEFT, _RIGHT, _MIDDLE = (0, 170, 255), (255, 120, 30), (80, 220, 80)
+# Boxes of people in turn: by number, or else by their order in the picture.
 _NUMBERED = (
     *((60, 76, 231), (219, 152, 52), (113, 204, 46), (15, 196, 241)),
     *((182, 89, 155), (156, 188, 26), (34, 126, 230), (190, 190, 190)),
@@ -166,24 +166,23 @@ def draw_poses(
 ) -> npt.NDArray[np.uint8]:
     """A copy of an image with boxes, limbs and keypoints of a score at the threshold or above.
 
-    A tracked person's box has the number and a colour by it, another's the score.
+    A tracked person's label is the number, another's the score of the box. Labels are filled with
+    the colour of their box, lie over all people, and move where they would cover each other.
     """
     cv2 = import_opencv()
     drawn = image_bgr.copy()
     height, width = drawn.shape[:2]
     thickness = max(1, round(min(height, width) / 240))
     shift, one = 3, 8  # coordinates in eighths of a pixel
-    for pose in poses:
+    labels = []
+    for index, pose in enumerate(poses):
         x1, y1, x2, y2 = (round(float(v)) for v in _drawable(pose.box_xyxy))
         number = pose.track_id
-        frame = _BOX if number is None else _NUMBERED[number % len(_NUMBERED)]
+        frame = _NUMBERED[(index if number is None else number) % len(_NUMBERED)]
         cv2.rectangle(drawn, (x1, y1), (x2, y2), frame, thickness)
         if number is not None or pose.box_score < 1:
             label = f"{pose.box_score:.2f}" if number is None else str(number)
-            at = (x1 + 2, max(y1 - 2 - 2 * thickness, 6 + 8 * thickness))
-            font = (cv2.FONT_HERSHEY_SIMPLEX, 0.2 + 0.25 * thickness)
-            for color, extra in (((0, 0, 0), 2), (frame, 0)):
-                cv2.putText(drawn, label, at, *font, color, thickness + extra, cv2.LINE_AA)
+            labels.append((label, x1, y1, frame))
         places = _drawable(pose.keypoints[:, :2])
         points = [(round(float(x) * one), round(float(y) * one)) for x, y in places]
         seen = (pose.keypoints[:, 2] >= score_threshold) & np.isfinite(pose.keypoints).all(axis=1)
@@ -191,13 +190,70 @@ def draw_poses(
             if seen[a] and seen[b]:
                 color = _side_color(keypoints.keypoints[a], keypoints.keypoints[b])
                 cv2.line(drawn, points[a], points[b], color, thickness + 1, cv2.LINE_AA, shift)
-        for index, point in enumerate(points):
-            if seen[index]:
-                color = _side_color(keypoints.keypoints[index])
+        for name, point, is_seen in zip(keypoints.keypoints, points, seen, strict=True):
+            if is_seen:
+                color = _side_color(name)
                 radius = (thickness + 1) * one
                 cv2.circle(drawn, point, radius, (255, 255, 255), -1, cv2.LINE_AA, shift)
                 cv2.circle(drawn, point, radius - 4, color, -1, cv2.LINE_AA, shift)
+    _draw_labels(cv2, drawn, labels, thickness)
     return drawn
+
+
+def _draw_labels(
+    cv2: Any,
+    drawn: npt.NDArray[np.uint8],
+    labels: Sequence[tuple[str, int, int, tuple[int, int, int]]],
+    thickness: int,
+) -> None:
+    """Draw labels (text, x and y of the box's corner, BGR), apart where there is room."""
+    height, width = drawn.shape[:2]
+    font = (cv2.FONT_HERSHEY_SIMPLEX, 0.2 + 0.25 * thickness)
+    pad = 1 + thickness
+    taken: list[tuple[int, int, int, int]] = []
+    for text, x, y, color in labels:
+        (wide, high), below = cv2.getTextSize(text, *font, thickness)
+        wide, high = wide + 2 * pad, high + below + 2 * pad
+        place = _free_place(x, y - high, wide, high, taken, (width, height))
+        taken.append(place)
+        left, top, right, bottom = place
+        cv2.rectangle(drawn, (left, top), (right - 1, bottom - 1), color, -1)
+        # WCAG 2's relative luminance, gamma as 2.2: at 0.179 black and white contrast alike.
+        light = np.dot((0.0722, 0.7152, 0.2126), (np.array(color) / 255) ** 2.2)
+        ink = (0, 0, 0) if light > 0.179 else (255, 255, 255)
+        at = (left + pad, bottom - pad - below)
+        cv2.putText(drawn, text, at, *font, ink, thickness, cv2.LINE_AA)
+
+
+def _free_place(
+    x: int,
+    y: int,
+    wide: int,
+    high: int,
+    taken: Sequence[tuple[int, int, int, int]],
+    size: tuple[int, int],
+) -> tuple[int, int, int, int]:
+    """The place (x1, y1, x2, y2) nearest to (x, y), inside, that covers no other label."""
+    x, y = max(0, min(x, size[0] - wide)), max(0, min(y, size[1] - high))
+
+    def covers(left: int, top: int) -> bool:
+        return any(
+            left < c and a < left + wide and top < d and b < top + high for a, b, c, d in taken
+        )
+
+    if not covers(x, y):
+        return x, y, x + wide, y + high
+    # A nearest free place touches the edges of others.
+    columns = {x, *(edge for a, _, c, _ in taken for edge in (a - wide, c))}
+    rows = {y, *(edge for _, b, _, d in taken for edge in (b - high, d))}
+    places = sorted(
+        (abs(left - x) + abs(top - y), left, top)
+        for left in columns
+        for top in rows
+        if 0 <= left <= size[0] - wide and 0 <= top <= size[1] - high
+    )
+    x, y = next(((left, top) for _, left, top in places if not covers(left, top)), (x, y))
+    return x, y, x + wide, y + high
 
 
 def _drawable(places: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
