@@ -27,7 +27,10 @@ def at_a_glance(groups: Sequence[Group]) -> str:
         return ""
     shown.sort(key=lambda group: (group.runs[0].target, group.p50_ms or 0))
     values = [group.p50_ms or 0 for group in shown]
-    values += [value for group in shown for value in (_median(group, "p99_ms"),) if value]
+    # Not every run has samples enough for a p99: the axis reaches to whatever is drawn.
+    drawn = (_median(group, name) for group in shown for name in ("p90_ms", "p99_ms"))
+    values += [value for value in drawn if value]
+    values += [value for group in shown for value in group.p50s_ms]
     values += [g.runs[0].published.latency_ms for g in shown if g.runs[0].published]
     low, high = min(values) / 1.15, max(values) * 1.15
 

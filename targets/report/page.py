@@ -21,7 +21,7 @@ __all__ = ["html_page"]
 
 def html_page(runs: Sequence[RunResult], *, made: datetime, title: str = "Latency report") -> str:
     """The page for a browser, UTF-8. ``made`` is printed as its date."""
-    groups = group_runs(runs)
+    groups = sorted(group_runs(runs), key=_order)
     sections = [
         _head(runs, title, made),
         _results(groups),
@@ -60,6 +60,18 @@ def html_page(runs: Sequence[RunResult], *, made: datetime, title: str = "Latenc
     return printable(page, lines=True)
 
 
+def _machine(run: RunResult) -> str:
+    """The device's model, or else its name, and its chip or CPU."""
+    device = run.device
+    return ", ".join(dict.fromkeys(filter(None, (device.model or device.name, device.soc))))
+
+
+def _order(group: Group) -> tuple[bool, bool, str, str, str]:
+    """What counts first, then by device and model; repeats of the order in which they ran."""
+    run = group.runs[0]
+    return group.emulated, not group.used, run.target, run.device.name, run.artifact.title
+
+
 def _head(runs: Sequence[RunResult], title: str, made: datetime) -> str:
     emulated = sum(run.emulated for run in runs)
     invalid = sum(not run.valid and not run.emulated for run in runs)
@@ -74,7 +86,7 @@ def _head(runs: Sequence[RunResult], title: str, made: datetime) -> str:
         for count, text, kind in tiles
         if count or text != EMULATED
     )
-    devices = dict.fromkeys(f"{run.target}: {run.device.model or run.device.name}" for run in runs)
+    devices = dict.fromkeys(f"{run.target}: {_machine(run)}" for run in runs)
     return (
         f"<header><h1>{escape(title)}</h1>"
         f'<p class="dim">{escape(" · ".join(devices))}</p>'
@@ -99,9 +111,9 @@ def _results(groups: Sequence[Group]) -> str:
     return (
         '<section aria-labelledby="results"><h2 id="results">Results</h2>'
         '<p class="dim">Runs that repeat each other share a row<span class="sortable">; a heading '
-        "sorts by it</span>. Its figures are medians over the runs that count, and below the p50 "
-        "stands how far the runs lie apart. Figures of INVALID runs stand in brackets and count "
-        "nowhere; ratio is measured over published.</p>"
+        "sorts by it</span>. A row shows the median of its valid runs; the fastest and slowest "
+        "run are below the p50. Figures of INVALID runs are in brackets and are not used anywhere "
+        "else. Ratio: measured latency divided by the published one.</p>"
         '<div class="wide" role="region" aria-labelledby="results" tabindex="0">'
         f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>"
     )
@@ -124,7 +136,7 @@ def _row(group: Group) -> str:
     name = (
         f'<a href="#run-{run.run_id}">{escape(run.artifact.title)} '
         f"<b>{escape(run.artifact.variant)}</b></a>"
-        f'<span class="dim">{escape(run.target)}</span>'
+        f'<span class="dim">{escape(run.target)}, {escape(run.device.name)}</span>'
     )
     points = accuracy.loss_points if accuracy else None
     lost = "" if points is None else f' <span class="dim">{_lost(points)}</span>'

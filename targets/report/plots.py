@@ -82,9 +82,8 @@ def histogram(run: RunResult, stamp: str = "") -> Figure:
     x = linear(low, high, left, width - right - tail_width - (8 if tail_width else 0))
     most = max(int(counts.max()), int(outside.size))
     y = linear(0, most, height - bottom, top)
-    parts = [
-        y_axis(whole_ticks(most), y, left, width - right, str),
-    ]
+    counted = whole_ticks(most)
+    parts = [y_axis(counted, y, left, width - right, decimals(counted))]
     for count, first, last in zip(counts, edges[:-1], edges[1:], strict=True):
         if count:
             parts.append(
@@ -121,7 +120,9 @@ def _bin_count(samples: Floats) -> int:
     quarter, three = np.quantile(samples, [0.25, 0.75])
     step = 2 * (three - quarter) / samples.size ** (1 / 3)
     span = float(samples.max() - samples.min())
-    return int(np.clip(span / step if step > 0 else 1, 8, 56))
+    # One far sample makes the step too wide for the rest: the root of the count is the least.
+    least = min(max(8, math.ceil(math.sqrt(samples.size))), 56)
+    return int(np.clip(span / step if step > 0 else 1, least, 56))
 
 
 def over_time(run: RunResult, stamp: str = "") -> Figure:

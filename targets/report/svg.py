@@ -115,10 +115,10 @@ def y_axis(
     ticks: Sequence[float], y: Scale, left: float, right: float, text: Callable[[float], str]
 ) -> str:
     """Grid lines with their values at the left."""
-    shown = (f"{tick:.0f}" if text is str else text(tick) for tick in ticks)
     return "".join(
-        stroke(left, y(tick), right, y(tick), "grid") + words(left - 6, y(tick) + 4, label, "end")
-        for tick, label in zip(ticks, shown, strict=True)
+        stroke(left, y(tick), right, y(tick), "grid")
+        + words(left - 6, y(tick) + 4, text(tick), "end")
+        for tick in ticks
     )
 
 

@@ -129,6 +129,8 @@ def test_repeats_share_a_row_and_keep_their_cards() -> None:
     # Each run that counts has a mark of its own beside the median of them all.
     glance = page[page.index('id="glance"') : page.index('id="trade"')]
     assert glance.count('<i class="one"') == 8
+    ends = [float(end) for end in re.findall(r"right:calc\(100% - ([\d.]+)%\)", glance)]
+    assert ends and max(ends) <= 100
 
 
 def test_twenty_long_runs_stay_below_two_megabytes() -> None:
