@@ -33,7 +33,8 @@ from edge.session import (
     open_session,
     shipped_precision,
 )
-from targets.report.variants import VariantRow, markdown_table, plot_svg, rows_json, text_table
+from targets.report.variant_plot import plot_svg
+from targets.report.variants import VariantRow, markdown_table, rows_json, text_table
 
 __all__ = ["add", "run"]
 

@@ -9,14 +9,13 @@ import math
 from collections.abc import Callable, Sequence
 from html import escape
 
-from targets.report.plots import Point, marker, scatter
+from targets.report.plots import FORMATS, Point, marker, scatter
 from targets.report.svg import log_ticks, milliseconds, shortest
 from targets.report.tables import Group
 from targets.result import RunResult
 
 __all__ = ["at_a_glance", "threads_text", "trade_off"]
 
-_FORMATS = ("onnx", "ncnn", "openvino", "tflite", "tensorrt")
 _COLOURS = 6
 
 
@@ -98,7 +97,7 @@ def trade_off(groups: Sequence[Group]) -> str:
     if not shown:
         return ""
     targets = list(dict.fromkeys(group.runs[0].target for group in shown))
-    formats = [*_FORMATS, "other"]
+    formats = [*FORMATS, "other"]
     parts = []
     for metric in dict.fromkeys(_metric(group) for group in shown):
         points = [_point(group, targets, formats) for group in shown if _metric(group) == metric]
@@ -132,7 +131,7 @@ def _metric(group: Group) -> str:
 
 def _format(group: Group) -> str:
     name = group.runs[0].artifact.variant.partition("-")[0]
-    return name if name in _FORMATS else "other"
+    return name if name in FORMATS else "other"
 
 
 def _point(group: Group, targets: Sequence[str], formats: Sequence[str]) -> Point:

@@ -36,8 +36,13 @@ from targets.report.svg import (
 )
 from targets.result import RunResult
 
-__all__ = ["Figure", "Point", "histogram", "marker", "over_time", "scatter", "state_over_time"]
+__all__ = [
+    "FORMATS", "Box", "Figure", "Point", "histogram", "marker", "over_time", "scatter",
+    "state_over_time",
+]  # fmt: skip
 
+# The place of a format is its shape, in every picture.
+FORMATS = ("onnx", "ncnn", "openvino", "tflite", "tensorrt")
 _BUCKETS = 240
 _LEAST_IN_BUCKET = 10
 _MOST_POINTS = 300
@@ -107,8 +112,7 @@ def histogram(run: RunResult, stamp: str = "") -> Figure:
     for (name, spot), label in zip(spots, apart([spot for _, spot in spots], 42), strict=True):
         parts.append(stroke(spot, top - 6, spot, height - bottom, f"mark {name}"))
         parts.append(words(label, top - 12, name, "mid strong"))
-    too_few = [name for name, value in marks if value is None]
-    if too_few:
+    if too_few := [name for name, value in marks if value is None]:
         caption += f" Too few samples for {' and '.join(too_few)}."
     said = ", ".join(f"{name} {value:.2f} ms" for name, value in marks if value is not None)
     svg = drawing(width, height, parts, f"Histogram of the latency: {said}", stamp)
@@ -325,10 +329,10 @@ def scatter(points: Sequence[Point], metric: str, *, narrow: bool = False) -> Fi
         x_axis(log_ticks(low, high, 4 if narrow else 9), x, height - bottom, shortest,
                 "ms"),
     ]  # fmt: skip
-    taken = [_Box(x(p.latency_ms) - 8, y(p.accuracy) - 8, 16, 16) for p in points]
+    taken = [Box(x(p.latency_ms) - 8, y(p.accuracy) - 8, 16, 16) for p in points]
     for point in points:
         spot = x(point.latency_ms), y(point.accuracy)
-        label = _placed(spot, point.label, taken, _Box(left, 0, width - left, height - bottom))
+        label = _placed(spot, point.label, taken, Box(left, 0, width - left, height - bottom))
         text = escape(point.text)
         parts.append(
             f'<g class="point f{point.colour}" tabindex="0" role="img" aria-label="{text}">'
@@ -340,22 +344,26 @@ def scatter(points: Sequence[Point], metric: str, *, narrow: bool = False) -> Fi
 
 
 @dataclass(frozen=True)
-class _Box:
+class Box:
+    """A rectangle in user units."""
+
     x: float
     y: float
     width: float
     height: float
 
-    def hits(self, other: _Box) -> bool:
+    def hits(self, other: Box) -> bool:
+        """Whether the two share an area."""
         across = self.x < other.x + other.width and other.x < self.x + self.width
         return across and self.y < other.y + other.height and other.y < self.y + self.height
 
-    def holds(self, other: _Box) -> bool:
+    def holds(self, other: Box) -> bool:
+        """Whether the other lies within."""
         across = self.x <= other.x and other.x + other.width <= self.x + self.width
         return across and self.y <= other.y and other.y + other.height <= self.y + self.height
 
 
-def _placed(spot: tuple[float, float], label: str, taken: list[_Box], frame: _Box) -> str:
+def _placed(spot: tuple[float, float], label: str, taken: list[Box], frame: Box) -> str:
     """The label beside its point where it hides nothing; none if there is no such place."""
     x, y = spot
     width = 7.2 * len(label)
@@ -364,7 +372,7 @@ def _placed(spot: tuple[float, float], label: str, taken: list[_Box], frame: _Bo
         (x + 9, y - 21, ""), (x + 9, y + 6, ""), (x - 9, y - 21, "end"), (x - 9, y + 6, "end"),
     ):  # fmt: skip
         left = at - {"": 0, "mid": width / 2, "end": width}[anchor]
-        box = _Box(left, top, width, 16)
+        box = Box(left, top, width, 16)
         if frame.holds(box) and not any(box.hits(other) for other in taken):
             taken.append(box)
             return words(at, top + 12, label, anchor)

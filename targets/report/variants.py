@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from typing import Any
 
-__all__ = ["VariantRow", "markdown_table", "plot_svg", "rows_json", "text_table"]
+__all__ = ["VariantRow", "markdown_table", "rows_json", "text_table"]
 
 
 @dataclass(frozen=True)
@@ -79,64 +78,3 @@ def markdown_table(rows: Sequence[VariantRow]) -> str:
 def rows_json(rows: Sequence[VariantRow]) -> list[dict[str, Any]]:
     """The rows as plain values."""
     return [asdict(row) for row in rows]
-
-
-# Colour-blind safe (Okabe and Ito), one a format.
-_COLOURS = {
-    "onnx": "#0072B2",
-    "ncnn": "#009E73",
-    "openvino": "#D55E00",
-    "tflite": "#CC79A7",
-    "tensorrt": "#56B4E9",
-}
-_MARKERS = {"fp32": "o", "fp16": "s", "dynamic-range": "v", "int8": "D", "mixed": "P", "w8a16": "X"}
-
-
-def plot_svg(rows: Sequence[VariantRow], caption: str) -> bytes:
-    """Points lost over the median latency, a panel a model, as an SVG picture."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    models = list(dict.fromkeys(row.model for row in rows))
-    # Text stays text, and the same rows give the same bytes.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "edgepose"}):
-        figure = Figure(figsize=(6.0 * len(models), 5.4), layout="constrained")
-        handles: dict[str, Any] = {}
-        for panel, model in enumerate(models, start=1):
-            axes = figure.add_subplot(1, len(models), panel)
-            shown = [row for row in rows if row.model == model]
-            for row in shown:
-                kind, _, precision = row.variant.partition("-")
-                label = row.variant + (" (bf16)" if row.computes_in == "bf16" else "")
-                (handles[label],) = axes.plot(
-                    row.p50_ms,
-                    row.loss_points,
-                    _MARKERS[precision],
-                    color=_COLOURS[kind],
-                    fillstyle="none" if row.computes_in == "bf16" else "full",
-                    markersize=8,
-                )
-            _label_axes(axes, shown)
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5,
-                      fontsize=8, frameon=False)  # fmt: skip
-        figure.suptitle(caption, fontsize=8, color="#555555")
-        stream = BytesIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-    return stream.getvalue()
-
-
-def _label_axes(axes: Any, rows: Sequence[VariantRow]) -> None:
-    """Latency on a logarithmic axis: the slowest variant may take a hundred times the fastest's."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axes.set(
-        title=rows[0].model,
-        xlabel="median latency in ms",
-        ylabel=f"points of {rows[0].metric} lost",
-        xscale="log",
-    )
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.axhline(0, color="#999999", linewidth=0.8)
-    axes.grid(visible=True, color="#dddddd", linewidth=0.5)
