@@ -84,8 +84,8 @@ def _glance_row(group: Group, at: Callable[[float], str], grid: str) -> str:
     return (
         f'<li title="{escape(said)}"><span class="what">{escape(run.artifact.title)} '
         f"<b>{escape(run.artifact.variant)}</b>"
-        f'<span class="dim">{escape(run.target)}, {threads_text(run)}, {escape(run.mode)}, '
-        f"{escape(run.runner.name)}{repeats}</span></span>"
+        f'<span class="dim">{escape(run.target)}, {escape(run.device.name)}, {threads_text(run)}, '
+        f"{escape(run.mode)}, {escape(run.runner.name)}{repeats}</span></span>"
         f'<span class="track" aria-hidden="true">{"".join(marks)}</span>'
         f'<span class="figure">{right}</span></li>'
     )

@@ -17,7 +17,7 @@ from targets.device_state import StatePoint
 from targets.report.page import html_page
 from targets.report.plots import Point, histogram, over_time, scatter, state_over_time
 from targets.report.svg import apart, log_ticks, round_ticks
-from targets.result import RunResult
+from targets.result import RunResult, summarise
 from tests.stand_ins.chromium import Chromium
 from tests.stand_ins.synthetic_runs import (
     emulated_run,
@@ -129,8 +129,26 @@ def test_repeats_share_a_row_and_keep_their_cards() -> None:
     # Each run that counts has a mark of its own beside the median of them all.
     glance = page[page.index('id="glance"') : page.index('id="trade"')]
     assert glance.count('<i class="one"') == 8
-    ends = [float(end) for end in re.findall(r"right:calc\(100% - ([\d.]+)%\)", glance)]
-    assert ends and max(ends) <= 100
+
+
+def test_the_axis_reaches_to_a_p90_without_p99() -> None:
+    run = next(run for run in mixed_runs() if run.valid and not run.emulated)
+    samples = (12_690_000,) * 80 + (19_600_000,) * 20
+    run = replace(run, samples_ns=samples, starts_ns=run.starts_ns[:100],
+                  summary=summarise(samples), published=None)  # fmt: skip
+    page = html_page([run], made=MADE)
+    ends = [float(end) for end in re.findall(r"right:calc\(100% - ([-\d.]+)%\)", page)]
+    assert ends and max(ends) < 100
+
+
+def test_what_counts_stands_first_and_hosts_are_told_apart() -> None:
+    run = next(run for run in mixed_runs() if run.valid and not run.emulated)
+    bad = replace(run, run_id="bad", valid=False, reasons=("busy",))
+    far = replace(run, run_id="far", device=replace(run.device, name="ssh root@far"))
+    text = html_page([replace(bad, device=replace(run.device, name="a")), far], made=MADE)
+    assert text.index('href="#run-far"') < text.index('href="#run-bad"')
+    glance = text[text.index('id="glance"') :]
+    assert "ssh root@far" in glance[: glance.index("</section>")]
 
 
 def test_twenty_long_runs_stay_below_two_megabytes() -> None:
