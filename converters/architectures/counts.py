@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from converters.architectures.checkpoint import Architecture, Description
 from converters.architectures.official import build, default_input_hw
 from converters.architectures.rtmo import RTMO, switch_to_deploy
+from edge.terminal import columns
 
 __all__ = [
     "CountRow",
@@ -243,15 +244,7 @@ def counts_table(rows: Iterable[CountRow]) -> str:
     """The rows as aligned text; ``=`` and ``~`` say whether the figures agree in all digits."""
     head = ("model", "input", "params M", "published", "", "GMACs", "published", "", "note")
     lines = [head, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    right = (2, 3, 5, 6)
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return "\n".join(columns(lines, right=(2, 3, 5, 6)))
 
 
 def _cells(row: CountRow) -> tuple[str, ...]:

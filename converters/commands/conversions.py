@@ -26,6 +26,7 @@ from edge.detector import Detector
 from edge.errors import SpecError, StepError
 from edge.session import EngineSettings
 from edge.spec import QUANTISED, Variant
+from edge.terminal import StatusLine
 
 __all__ = ["ConversionTable", "LateChecks", "make_artifacts", "raise_failures"]
 
@@ -186,14 +187,16 @@ class ConversionTable:
         self._stream = stream
         self._as_json = as_json
         self._rows: list[Row] = []
+        self._line = StatusLine(stream)
 
     def begin(self, model: str, step: str) -> None:
         """A step starts."""
-        if not self._as_json and self._stream.isatty():
-            print(f"{model:<22} {step:<22} ...", end="\r", file=self._stream, flush=True)
+        if not self._as_json:
+            self._line.show(f"{model:<22} {step:<22} ...")
 
     def add(self, row: Row) -> None:
         """A step is done."""
+        self._line.close()
         if not self._as_json:
             if not self._rows:
                 head = f"{'model':<22} {'step':<22} {'time':>8} {'size':>9}  verdict"
@@ -208,10 +211,12 @@ class ConversionTable:
 
     def note(self, text: str) -> None:
         """Something to know between the rows."""
+        self._line.close()
         if not self._as_json:
             print(f"note: {text}", file=self._stream, flush=True)
 
     def end(self) -> None:
         """No more rows come."""
+        self._line.close()
         if self._as_json:
             print(json.dumps([row.__dict__ for row in self._rows], indent=2), file=self._stream)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from calibration.data.data_set import DataSet, GivenBoxes, detected_boxes, load_data
 from calibration.scores.accuracy import Scores, predict, score
@@ -18,9 +17,10 @@ from edge.digits import parse_digits
 from edge.errors import SpecError
 from edge.files import write_bytes
 from edge.session import Session
+from edge.terminal import CountLine
 from edge.texts import parse_json, read_text
 
-__all__ = ["ProgressLine", "add", "run"]
+__all__ = ["add", "run"]
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -108,7 +108,7 @@ def _load(arguments: argparse.Namespace, session: Session) -> DataSet:
 
     if arguments.images and arguments.data.startswith("synthetic"):
         raise SpecError("--images goes with annotations; rendered pictures need none")
-    with ProgressLine("preparing pictures") as progress:
+    with CountLine("preparing pictures", "pictures") as progress:
         return load_data(arguments.data, session.spec, arguments.images, on_progress=progress)
 
 
@@ -125,7 +125,7 @@ def _scores(arguments: argparse.Namespace, session: Session, data: DataSet) -> S
     boxes = _given_boxes(arguments, session, data)
     if arguments.range:
         data = data.part(arguments.range)
-    with ProgressLine(session.spec.name) as progress:
+    with CountLine(session.spec.name) as progress:
         predictions = predict(session, data, boxes=boxes, flip=arguments.flip, on_progress=progress)
     if arguments.predictions:
         images = [picture.image_id for picture in data.pictures]
@@ -220,42 +220,3 @@ def _range(text: str) -> range:
     if not colon or start is None or stop is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not FIRST:END, for example 0:250")
     return range(start, stop)
-
-
-class ProgressLine:
-    """How far a run over pictures is: speed and time left, in place, and only on a terminal."""
-
-    def __init__(
-        self,
-        name: str,
-        stream: TextIO | None = None,
-        clock_s: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._name, self._stream, self._clock_s = name, stream or sys.stderr, clock_s
-        self._on = self._stream.isatty()
-        self._began_s = self._shown_s = clock_s()
-        self._open = False
-
-    def __call__(self, done: int, total: int) -> None:
-        """Show the state, unless one was shown a moment ago."""
-        now_s = self._clock_s()
-        if not self._on or (now_s - self._shown_s < 0.2 and done < total):
-            return
-        self._shown_s = now_s
-        speed = done / max(now_s - self._began_s, 1e-9)
-        text = f"{self._name}: {done} of {total}, {speed:.1f} frames/s"
-        if done < total:
-            text += f", {(total - done) / speed:.0f} s left"
-        # \x1b[K clears what a longer line left behind.
-        self._stream.write(f"\r{text}\x1b[K")
-        self._stream.flush()
-        self._open = True
-
-    def __enter__(self) -> ProgressLine:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """End the line, so that the next text starts on its own."""
-        if self._open:
-            self._stream.write("\n")
-            self._open = False

@@ -24,6 +24,7 @@ from converters.zoo.entry import NAME, ZooEntry, parse_zoo
 from edge.errors import EngineMissingError, ModelFileError, SpecError
 from edge.files import cache_folder, sha256_of, staged_folder
 from edge.spec import ModelSpec
+from edge.terminal import CountLine
 from edge.texts import parse_json, parse_toml, read_text
 
 if TYPE_CHECKING:
@@ -180,12 +181,11 @@ def zoo_fetch(
 
 
 def _fetch(name: str, url: str, hashes: tuple[str, ...], say: Say) -> Path:
-    from converters.progress import ProgressLine
     from converters.zoo.download import fetch
 
     folder = cache_folder()
     mirror = os.environ.get("EDGEPOSE_MIRROR")
-    line = ProgressLine(name)
+    line = CountLine(name, "MB", scale=1e6, log_s=10.0)
 
     def interrupt_line(text: str) -> None:
         line.close()

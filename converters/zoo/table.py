@@ -10,6 +10,7 @@ from typing import Any
 from converters.zoo.address import file_name
 from converters.zoo.entry import LATENCIES, ZooEntry
 from edge.files import cache_folder
+from edge.terminal import columns
 
 __all__ = ["zoo_details", "zoo_json", "zoo_table"]
 
@@ -34,11 +35,10 @@ def zoo_table(entries: Iterable[ZooEntry], cache: Path | None = None) -> str:
         (_TASKS[task], [_row(entry, cache) for entry in group])
         for task, group in groupby(sorted(entries, key=_task_order), key=lambda e: e.task)
     ]
-    rows = [head, *(row for _, rows in groups for row in rows)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines = [_line(head, widths)]
+    table = iter(columns([head, *(row for _, rows in groups for row in rows)], right=(3, 4, 5)))
+    lines = [next(table)]
     for title, rows in groups:
-        lines += ["", title, *(_line(row, widths) for row in rows)]
+        lines += ["", title, *(next(table) for _ in rows)]
     lines += [
         "",
         "params in millions, FLOPs in billions of multiply-adds, AP in percent as published on the",
@@ -71,14 +71,6 @@ def _row(entry: ZooEntry, cache: Path) -> tuple[str, ...]:
 
 def _number(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _line(row: tuple[str, ...], widths: list[int]) -> str:
-    cells = [
-        cell.rjust(width) if 3 <= column <= 5 else cell.ljust(width)
-        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-    ]
-    return "  ".join(cells).rstrip()
 
 
 def _cached(entry: ZooEntry, cache: Path) -> dict[str, Path]:

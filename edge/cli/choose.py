@@ -20,6 +20,7 @@ from edge.cli.open import open_model
 from edge.cli.options import DEFAULT_DETECTOR, DEFAULT_MODEL, count
 from edge.errors import ArtifactError, SpecError
 from edge.session import EngineSettings, Session, default_threads, open_session
+from edge.terminal import StatusLine, columns
 
 __all__ = ["add", "add_build", "bf16_check", "open_chosen", "run"]
 
@@ -190,17 +191,26 @@ def _choose(
     precision: Any = None,
     again: bool = False,
 ) -> Choice:
-    progress = _Progress()
-    try:
+    told = False
+
+    def show(text: str) -> None:
+        nonlocal told
+        if sys.stderr.isatty():
+            line.show(text)
+        elif not told:
+            _say(
+                f"{text.partition(':')[0]}: timing its variants on this machine, which is done once"
+            )
+        told = True
+
+    with StatusLine() as line:
         return choose(
             artifacts,
             ChoiceSettings(arguments.threads, precision, again),
             check=bf16_check(),
             say=_say,
-            progress=progress.tell,
+            progress=show,
         )
-    finally:
-        progress.end()
 
 
 def bf16_check() -> Check | None:
@@ -213,28 +223,6 @@ def bf16_check() -> Check | None:
         return str(source.check_source(artifact, session))
 
     return check
-
-
-class _Progress:
-    """What is going on, in one redrawn line on a terminal; elsewhere its first line alone."""
-
-    def __init__(self) -> None:
-        self._told = False
-
-    def tell(self, text: str) -> None:
-        """Show a line in the place of the one before."""
-        if sys.stderr.isatty():
-            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-        elif not self._told:
-            _say(
-                f"{text.partition(':')[0]}: timing its variants on this machine, which is done once"
-            )
-        self._told = True
-
-    def end(self) -> None:
-        """Take the redrawn line away."""
-        if self._told and sys.stderr.isatty():
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def _say(line: str) -> None:
@@ -264,17 +252,13 @@ def _table(choice: Choice) -> str:
         head.insert(3, "4 people")
     ordered = sorted(choice.candidates, key=lambda one: one.latency_ms or float("inf"))
     rows = [head, *(_cells(one, pose=pose) for one in ordered)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     threads = "1 thread" if choice.threads == 1 else f"{choice.threads} threads"
     height, width = spec.input_hw
     lines = [
         f"{spec.name}, {height}x{width}, {threads}, measured {choice.measured_utc}"
         + (" (remembered)" if choice.remembered else "")
     ]
-    lines += [
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    lines += columns(rows)
     crowd = [one for one in choice.candidates if one.latency_4_people_ms]
     if crowd:
         best = min(crowd, key=lambda one: one.latency_4_people_ms or 0.0)

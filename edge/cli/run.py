@@ -28,7 +28,7 @@ from edge.cli.options import (
 )
 from edge.cli.run_notes import CountedPeople
 from edge.cli.run_people import check_following, people_finder
-from edge.cli.run_results import JsonFile, Progress, coco_result, interruptible, people_json
+from edge.cli.run_results import JsonFile, coco_result, interruptible, people_json
 from edge.cli.run_watch import WatchedTracker
 from edge.digits import parse_digits
 from edge.errors import ImageError, SpecError
@@ -46,6 +46,7 @@ from edge.picture import (
 )
 from edge.pipeline import Pose
 from edge.session import Session
+from edge.terminal import CountLine
 
 __all__ = ["add", "run"]
 
@@ -53,6 +54,9 @@ Image = npt.NDArray[np.uint8]
 FindPeople = Callable[[Image], list[Pose]]
 
 _TEXT = "Find people in pictures, videos and a camera: draws them and writes keypoints."
+
+# Where no terminal redraws a line, a log gets one as often.
+_LOG_S = 10.0
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -252,21 +256,22 @@ def _all(
     ids = [parse_digits(Path(one.text).stem) if one.kind == "picture" else None for one in sources]
     named = None not in ids and len(set(ids)) == len(sources)
     next_id = 1
-    progress = Progress("pictures", len(sources))
+    progress, done = CountLine("pictures", "pictures", log_s=_LOG_S), 0
     for source, output, own_id in zip(sources, outputs, ids, strict=True):
         if source.kind == "picture":
             image_id = next_id if own_id is None or not named else own_id
             went_on, seen = _picture(job, source, output, find_people, image_id), 1
+            done += 1
             if job.arguments.json:
-                progress.step()
+                progress(done, len(sources))
         else:
-            progress.end()
+            progress.close()
             with stream or VideoReader(source) as reader:
                 went_on, seen = _video(job, reader, output, next_id)
         next_id += seen
         if not went_on:
             break
-    progress.end()
+    progress.close()
     _say_why_nobody("these pictures", find_people)
 
 
@@ -296,42 +301,43 @@ def _video(job: _Job, reader: VideoReader, output: Path | None, first_id: int) -
     """Whether to go on with the next, and the number of frames that were done."""
     text = reader.source.text
     find_people = job.find_people(True)
-    progress = Progress(text, reader.frame_count)
+    progress, count = CountLine(text, log_s=_LOG_S), 0
     began = time.perf_counter()
     most, tracked, unusable, went_on = 0, 0, 0, True
     with ExitStack() as stack:
         # A rate that every encoder takes: the frames have times of their own.
         fps = min(max(reader.fps, 1.0), 120.0)
         file = stack.enter_context(VideoFile(output, fps)) if output else None
-        stack.callback(progress.end)
+        stack.enter_context(progress)
         for image, at_s in reader:
             if reader.live:
                 at_s = time.perf_counter() - began
             try:
                 found = find_people(image)
             except ImageError as error:
-                if not progress.count:
+                if not count:
                     raise ImageError(f"{text}, frame 0: {error}") from None
                 # One bad frame costs itself, not the rest.
                 found, unusable = [], unusable + 1
             drawn = job.draw(image, found)
             if file:
                 file.write(drawn, at_s)
-            record = {"file": Path(text).name, "frame": progress.count, "time_s": round(at_s, 4)}
-            job.write(first_id + progress.count, record, image, found)
+            record = {"file": Path(text).name, "frame": count, "time_s": round(at_s, 4)}
+            job.write(first_id + count, record, image, found)
             most = max(most, len(found))
             # Numbers are given from 0 on, and none is left out.
             numbers = [pose.track_id for pose in found if pose.track_id is not None]
             tracked = max([tracked, *(number + 1 for number in numbers)])
-            progress.step()
+            count += 1
+            progress(count, reader.frame_count)
             went_on = not job.stopped()
             if job.window and job.window.show(drawn) == "quit":
                 went_on = False
             if not went_on:
                 break
-    if went_on and not progress.count:
+    if went_on and not count:
         raise ImageError(f"{text}: it was opened, but no frame came; is another program using it?")
-    speed = f"{progress.count} frames, {progress.frames_per_second:.1f} frames/s"
+    speed = f"{count} frames, {progress.per_second(count):.1f} frames/s"
     people = f"{tracked} people followed" if tracked else f"at most {most} people at once"
     if not job.arguments.json:
         print(f"{text}: {speed}, {people}" + (f" -> {output}" if output else ""))
@@ -346,7 +352,7 @@ def _video(job: _Job, reader: VideoReader, output: Path | None, first_id: int) -
         tell(f"{text}: breaks off {reader.breaks_off}; these are done")
     if went_on and reader.live:
         tell(f"{text}: no more frames came")
-    return went_on, progress.count
+    return went_on, count
 
 
 def _say_why_nobody(text: str, find_people: CountedPeople) -> None:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from edge.files import replacing
 from edge.pipeline import Pose
 
-__all__ = ["JsonFile", "Progress", "coco_result", "interruptible", "people_json"]
+__all__ = ["JsonFile", "coco_result", "interruptible", "people_json"]
 
 
 class JsonFile:
@@ -96,66 +94,6 @@ def _sure(keypoints: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def _rounded(values: Iterable[Any], digits: int) -> list[float]:
     # JSON has no word for what is not finite.
     return [round(float(value), digits) if np.isfinite(value) else 0.0 for value in values]
-
-
-class Progress:
-    """How far it is, how fast and how long it will take; on a terminal in one line, redrawn.
-
-    Elsewhere a line every ten seconds. ``total`` is None where nobody knows it.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        total: int | None,
-        *,
-        stream: TextIO | None = None,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        self.count = 0
-        self._name = name
-        self._total = total
-        self._stream = stream or sys.stderr
-        self._clock = clock
-        self._on_terminal = self._stream.isatty()
-        self._start = self._told = clock()
-        self._drawn = False
-
-    @property
-    def frames_per_second(self) -> float:
-        """Frames done by the seconds since the start; 0 before the first."""
-        elapsed = self._clock() - self._start
-        return self.count / elapsed if elapsed > 0 else 0.0
-
-    def step(self) -> None:
-        """One frame more is done."""
-        self.count += 1
-        now = self._clock()
-        if now - self._told < (0.2 if self._on_terminal else 10):
-            return
-        self._told, self._drawn = now, True
-        end = "" if self._on_terminal else "\n"
-        start = "\r\x1b[K" if self._on_terminal else ""
-        self._stream.write(start + self._text() + end)
-        self._stream.flush()
-
-    def end(self) -> None:
-        """Take the redrawn line away; what comes next starts at the left."""
-        if self._drawn and self._on_terminal:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
-
-    def _text(self) -> str:
-        speed = self.frames_per_second
-        done = f"{self.count} frames" if self._total is None else f"{self.count}/{self._total}"
-        text = f"{self._name}: {done}, {speed:.1f} frames/s"
-        if self._total is None or not speed:
-            return text
-        left_s = max(0, round((self._total - self.count) / speed))
-        minutes, seconds = divmod(left_s, 60)
-        hours, minutes = divmod(minutes, 60)
-        clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-        return f"{text}, {clock} left"
 
 
 @contextmanager

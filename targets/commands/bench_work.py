@@ -19,6 +19,7 @@ from edge.errors import ArtifactError, DeviceError, SpecError
 from edge.latency import LatencySettings
 from edge.session import Feeds
 from edge.spec import Format
+from edge.terminal import CountLine
 from targets.bench import Candidate, TargetDevice, artifact_record, published_figure
 from targets.commands.bench_pipeline import compare_pipeline, picture_of, pictures
 from targets.result import ArtifactRecord, ParityRecord, PipelineRecord
@@ -309,21 +310,9 @@ def _all_of(parities: Sequence[ParityRecord | None]) -> ParityRecord | None:
     )
 
 
-def progress(artifact: Artifact) -> Callable[[int, int], None] | None:
-    """A line that is written over, on a terminal alone."""
-    if not sys.stderr.isatty():
-        return None
-
-    def show(done: int, total: int) -> None:
-        end = "\n" if done >= total else "\r"
-        print(
-            f"  {artifact.spec.name}: {done / 1e6:.1f} of {total / 1e6:.1f} MB",
-            end=end,
-            file=sys.stderr,
-            flush=True,
-        )
-
-    return show
+def progress(artifact: Artifact) -> CountLine:
+    """How far an artifact is on its way to the device."""
+    return CountLine(artifact.spec.name, "MB", scale=1e6)
 
 
 def say(text: str) -> None:

@@ -33,6 +33,7 @@ from edge.session import (
     open_session,
     shipped_precision,
 )
+from edge.terminal import StatusLine
 from targets.report.variant_plot import plot_svg
 from targets.report.variants import VariantRow, markdown_table, rows_json, text_table
 
@@ -72,9 +73,9 @@ class _Candidate:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure artifacts of one or more models and set them side by side."""
+    line = StatusLine()
     if arguments.threads < 1 or arguments.seconds <= 0:
         raise SpecError("--threads and --seconds must be positive")
-    say = _say if sys.stderr.isatty() else _quiet
     by_model: dict[tuple[str, tuple[int, int]], list[Artifact]] = {}
     for artifact in _artifacts(arguments.artifacts):
         by_model.setdefault((artifact.spec.name, artifact.spec.input_hw), []).append(artifact)
@@ -84,7 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
     for (name, (height, width)), artifacts in by_model.items():
         model = name if sizes[name] == 1 else f"{name} {height}x{width}"
         with ExitStack() as stack:
-            rows += _rows(model, artifacts, arguments, stack, say, engines)
+            rows += _rows(model, artifacts, arguments, stack, line.show, engines)
+    line.close()
     about = _about(arguments, engines)
     if arguments.json:
         print(json.dumps({"about": about, "rows": rows_json(rows)}, indent=2))
@@ -241,11 +243,3 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def _say(text: str) -> None:
-    print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-
-def _quiet(text: str) -> None:
-    del text

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from edge.printable import printable
+from edge.terminal import StatusLine, columns
 from targets.devices.nearby import Nearby, find_devices
 
 __all__ = ["add", "run"]
@@ -26,9 +26,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """List what there is; 1 where a host that was named cannot be used."""
-    if sys.stderr.isatty():
-        print(f"asking, for {_TIMEOUT_S:g} s at most", end="\r", file=sys.stderr, flush=True)
-    found = find_devices(arguments.hosts, timeout_s=_TIMEOUT_S)
+    with StatusLine() as line:
+        line.show(f"asking, for {_TIMEOUT_S:g} s at most")
+        found = find_devices(arguments.hosts, timeout_s=_TIMEOUT_S)
     if arguments.json:
         print(json.dumps({"devices": [_plain(one) for one in found]}, indent=2))
     else:
@@ -65,11 +65,7 @@ _HEAD = ("device", "kind", "model", "SoC", "OS", "arch", "cores", "emulated", "t
 def _text(found: Sequence[Nearby]) -> str:
     """The table of what answered, then what did not, then the commands that measure."""
     rows = [_HEAD, *(tuple(map(printable, _cells(one))) for one in found if one.info)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    lines = [
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    lines = columns(rows)
     unusable = [f"  {_who(one)}: {one.problem}" for one in found if one.problem and one.asked]
     if unusable:
         lines += ["", "not usable:", *unusable]

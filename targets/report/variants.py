@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from edge.terminal import columns
+
 __all__ = ["VariantRow", "markdown_table", "rows_json", "text_table"]
 
 
@@ -57,15 +59,8 @@ def _cells(row: VariantRow) -> tuple[str, ...]:
 def text_table(rows: Sequence[VariantRow]) -> str:
     """The table for a terminal."""
     cells = [_HEAD, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(_HEAD))]
-    lines = []
-    for line in cells:
-        padded = [
-            text.ljust(width) if column < 3 else text.rjust(width)
-            for column, (text, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        lines.append("  ".join(padded).rstrip())
-    return "\n".join(lines)
+    return "
+".join(columns(cells, right=range(3, len(_HEAD))))
 
 
 def markdown_table(rows: Sequence[VariantRow]) -> str:

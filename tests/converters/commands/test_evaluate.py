@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converters.commands.evaluate import ProgressLine
 from converters.commands.open_source import open_onnx
 from edge.detector import Detector
 from edge.errors import ImageError, SpecError
@@ -177,19 +176,3 @@ def test_wrong_wishes_are_refused(
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
-
-
-def test_progress_is_for_terminals_alone() -> None:
-    now_s = [0.0]
-    terminal, pipe = Terminal(), io.StringIO()
-    for stream in (terminal, pipe):
-        now_s[0] = 0.0
-        with ProgressLine("model", stream, lambda: now_s[0]) as progress:
-            for done in range(1, 41):
-                now_s[0] += 0.1
-                progress(done, 40)
-    assert pipe.getvalue() == ""
-    shown = terminal.getvalue().split("\r")
-    assert "model: 10 of 40, 10.0 frames/s, 3 s left\x1b[K" in shown
-    assert shown[-1] == "model: 40 of 40, 10.0 frames/s\x1b[K\n"
-    assert len(shown) < 30

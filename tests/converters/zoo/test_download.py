@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from converters.progress import ProgressLine
 from converters.zoo.download import DownloadError, fetch
 from tests.stand_ins.mirror_server import (
     DATA,
@@ -358,26 +357,3 @@ def test_encryption_is_not_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(DownloadError, match="not encrypted"):
         fetch("https://models.invalid/model.pth", tmp_path)
     assert left(tmp_path) == {}
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize(("stream", "most"), [(Terminal(), 5), (io.StringIO(), 0.1)])
-def test_progress_is_sparse(stream: io.StringIO, most: float) -> None:
-    now = 0.0
-    line = ProgressLine("rtmpose-t", stream, lambda: now)
-    size, seconds = 50_000_000, 25
-    for step in range(1001):
-        now = seconds * step / 1000
-        line(10_000_000 + 40_000 * step, size)
-    line.close()
-    texts = [text for text in stream.getvalue().replace("\n", "\r").split("\r") if text]
-    # At most so many a second, the first and the last besides.
-    assert 2 <= len(texts) <= most * seconds + 2
-    assert texts[-1].startswith("rtmpose-t: 50.0 of 50.0 MB, 1.6 MB/s, 0 s left")
-    # 10 MB were there before: 1.6 MB/s is the speed of the other 40.
-    assert ", 1.6 MB/s, 1" in texts[len(texts) // 2 - 1]
-    assert stream.getvalue().endswith("\n")

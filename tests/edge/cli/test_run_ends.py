@@ -71,40 +71,6 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress_on_a_terminal_is_one_line() -> None:
-    from edge.cli.run_results import Progress
-
-    now, stream = 100.0, Terminal()
-    progress = Progress("walk.mp4", 900, stream=stream, clock=lambda: now)
-    for _ in range(60):
-        now += 0.25
-        progress.step()
-    drawn = stream.getvalue().split("\r\x1b[K")
-    # Four frames a second; 840 are left.
-    assert drawn[-1] == "walk.mp4: 60/900, 4.0 frames/s, 3:30 left"
-    assert len(drawn) == 61
-    assert "\n" not in stream.getvalue()
-    progress.end()
-    assert stream.getvalue().endswith("\r\x1b[K")
-
-
-def test_progress_elsewhere_is_a_line_now_and_then() -> None:
-    from edge.cli.run_results import Progress
-
-    now, stream = 0.0, io.StringIO()
-    progress = Progress("camera0", None, stream=stream, clock=lambda: now)
-    long = Progress("long.mp4", 100_000, stream=stream, clock=lambda: now)
-    for _ in range(25):
-        now += 1
-        progress.step()
-    assert stream.getvalue().splitlines() == [
-        "camera0: 10 frames, 1.0 frames/s",
-        "camera0: 20 frames, 1.0 frames/s",
-    ]
-    long.step()
-    assert stream.getvalue().splitlines()[-1] == "long.mp4: 1/100000, 0.0 frames/s, 694:26:15 left"
-
-
 def resident_mib() -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
