@@ -59,8 +59,7 @@ def _cells(row: VariantRow) -> tuple[str, ...]:
 def text_table(rows: Sequence[VariantRow]) -> str:
     """The table for a terminal."""
     cells = [_HEAD, *(_cells(row) for row in rows)]
-    return "
-".join(columns(cells, right=range(3, len(_HEAD))))
+    return "\n".join(columns(cells, right=range(3, len(_HEAD))))
 
 
 def markdown_table(rows: Sequence[VariantRow]) -> str:
