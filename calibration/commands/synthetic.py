@@ -16,7 +16,7 @@ __all__ = ["add", "run"]
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", "-o", type=Path, required=True, metavar="DIR")
     parser.add_argument("--count", type=count, default=16, help="pictures (default: 16)")
     parser.add_argument("--seed", type=int, default=7, help="same seed, same pictures")
     parser.add_argument("--crops", action="store_true", help="one person that fills a picture")

@@ -17,8 +17,11 @@ __all__ = ["add", "run"]
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT")
-    kind = parser.add_mutually_exclusive_group(required=True)
-    kind.add_argument("--sdk", action="store_true", help="for the SDK of mmdeploy 1.3")
+    parser.add_argument(
+        "--sdk",
+        action="store_true",
+        help="for the SDK of mmdeploy 1.3 (default)",
+    )
     parser.add_argument(
         "--out",
         "-o",

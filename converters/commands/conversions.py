@@ -28,7 +28,7 @@ from edge.session import EngineSettings
 from edge.spec import QUANTISED, Variant
 from edge.terminal import StatusLine
 
-__all__ = ["ConversionTable", "LateChecks", "make_artifacts", "raise_failures"]
+__all__ = ["ConversionTable", "LateChecks", "asked_variants", "make_artifacts", "raise_failures"]
 
 
 class LateChecks(Protocol):
@@ -71,7 +71,7 @@ def make_artifacts(
     # The demo pair; whoever names a pose model names the detector that suits it.
     model = arguments.model or DEFAULT_MODEL
     detector = arguments.detector or (None if arguments.model else DEFAULT_DETECTOR)
-    variants = _variants(arguments, tuple(variants))
+    variants = asked_variants(arguments, tuple(variants))
     sources = [
         find_source(
             model,
@@ -119,7 +119,9 @@ def make_artifacts(
     return list(made.values())
 
 
-def _variants(arguments: argparse.Namespace, defaults: tuple[Variant, ...]) -> tuple[Variant, ...]:
+def asked_variants(
+    arguments: argparse.Namespace, defaults: tuple[Variant, ...]
+) -> tuple[Variant, ...]:
     """The variants that were asked for; ``all``: whatever can be made with that batch."""
     formats: str | None = arguments.formats
     if arguments.precision is not None:
@@ -135,8 +137,20 @@ def _variants(arguments: argparse.Namespace, defaults: tuple[Variant, ...]) -> t
             if arguments.batch in (None, 1) or route.batches
         ]
     else:
-        names = formats.split(",")
+        names = [_with_precision(text.strip(), defaults) for text in formats.split(",")]
     return tuple(dict.fromkeys(Variant.parse(text) for text in names))
+
+
+def _with_precision(text: str, defaults: Sequence[Variant]) -> str:
+    """A variant's name; of a format alone the target's own, or the only one that there is."""
+    name, dash, _ = text.partition("-")
+    known = [variant for variant in CONVERTERS if variant.partition("-")[0] == name]
+    if text in CONVERTERS or not known:
+        return text
+    own = [str(variant) for variant in defaults if variant.format == name] or known
+    if not dash and len(own) == 1:
+        return own[0]
+    raise SpecError(f"unknown variant {text!r}: {name} has {', '.join(known)}")
 
 
 def raise_failures(made: Sequence[ConvertedVariant]) -> None:

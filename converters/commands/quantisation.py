@@ -57,7 +57,7 @@ def add_quantisation(parser: Any) -> None:
         type=float,
         default=1.0,
         metavar="POINTS",
-        help="of accuracy that quantising may cost, 1 point being 0.01 (default: %(default)s)",
+        help="accuracy that quantising may cost; 1 point is 0.01 of AP (default: %(default)s)",
     )
 
 

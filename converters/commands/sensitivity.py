@@ -63,10 +63,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=48,
         metavar="N",
-        help="of the calibration data, to rank parts by their decoded error (default: 48)",
+        help="pictures of the calibration data to rank the parts by (default: 48)",
     )
     parser.add_argument(
         "--out",
+        "-o",
         type=Path,
         default=Path("build"),
         metavar="DIR",

@@ -24,7 +24,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_MODEL,
         help="default: %(default)s",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", "-o", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--minutes", type=float, default=120.0, help="wall-clock budget in all (default: 120)"
     )

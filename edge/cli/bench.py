@@ -83,7 +83,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--profile", type=Path, metavar="FILE.toml", help="a target profile of your own"
     )
     if has_host():
-        load(_HOST, "`edge bench --target`").add_target_options(target)
+        load(_HOST, "`edge bench --target`").add_target_options(parser, target)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["COMMANDS", "Command"]
+__all__ = ["COMMANDS", "OLD_OPTIONS", "Command"]
 
 
 class Command(NamedTuple):
@@ -50,3 +50,9 @@ COMMANDS = (
     Command("deploy", "targets.commands.deploy", "Put models on a board.", _SHIP),
     Command("bundle", "converters.commands.bundle", "Write models for mmdeploy's SDK.", _SHIP),
 )
+
+# Spellings of before, by command; they work, and a note names the new one.
+OLD_OPTIONS = {
+    "run": {"--score": "--conf"},
+    "compare": {"--seconds": "--min-seconds"},
+}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import edge
-from edge.cli.commands import COMMANDS, Command
+from edge.cli.commands import COMMANDS, OLD_OPTIONS, Command
 from edge.cli.host import has_host, load
 from edge.errors import EdgeError
 from edge.printable import harmless_streams
@@ -75,7 +75,17 @@ def parse(words: list[str]) -> argparse.Namespace:
         near = difflib.get_close_matches(name, [one.name for one in COMMANDS], 1)
         hint = f"did you mean `edge {near[0]}`?" if near else "`edge --help` lists the commands"
         _top_parser().error(f"there is no command {name!r}; {hint}")
-    return command_parser(command).parse_args(words[1:])
+    return command_parser(command).parse_args([_renamed(name, word) for word in words[1:]])
+
+
+def _renamed(command: str, word: str) -> str:
+    """An option's name of today; a note says so where it was another."""
+    option, sign, value = word.partition("=")
+    new = OLD_OPTIONS.get(command, {}).get(option)
+    if new is None:
+        return word
+    print(f"note: {option} is called {new} now", file=sys.stderr)
+    return f"{new}{sign}{value}"
 
 
 def command_parser(command: Command) -> argparse.ArgumentParser:

@@ -73,10 +73,16 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detector", help="likewise; without one the whole picture is one box")
     add_classes(parser)
     add_build(parser)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="needed but with --show")
+    parser.add_argument(
+        "--out", "-o", type=Path, metavar="DIR", help="required, unless --show is given"
+    )
     parser.add_argument("--show", action="store_true", help="on the screen as well; q ends it")
     parser.add_argument(
-        "--score", type=share, default=0.3, help="least score of a detected box (default: 0.3)"
+        "--conf",
+        dest="score",
+        type=share,
+        default=0.3,
+        help="least score of a detected box (default: 0.3)",
     )
     parser.add_argument(
         "--keypoint-score",

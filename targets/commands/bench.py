@@ -31,7 +31,7 @@ from targets.transports.opening import open_target, password_prompt
 __all__ = ["add_target_options", "check_pipeline_options", "run"]
 
 
-def add_target_options(target: Any) -> None:
+def add_target_options(parser: argparse.ArgumentParser, target: Any) -> None:
     """Add the options of a run on a target to those of `edge bench`."""
     target.add_argument("--host", metavar="[USER@]HOST", help="which machine, over ssh")
     target.add_argument("--serial", help="which phone, where several are connected")
@@ -87,8 +87,8 @@ def add_target_options(target: Any) -> None:
     target.add_argument(
         "--no-cooldown", action="store_true", help="start each run however hot the device is"
     )
-    add_conversion(target)
-    target.set_defaults(batch=None, force=False, keep_failed=False, no_arm_check=False)
+    add_conversion(parser)
+    parser.set_defaults(batch=None, force=False, keep_failed=False, no_arm_check=False)
     add_insecure_mirror(target)
 
 

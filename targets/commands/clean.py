@@ -21,7 +21,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--target", metavar="NAME", help="such as android or raspberry-pi")
-    target.add_argument("--profile", type=Path, metavar="FILE.toml", help="one of your own")
+    target.add_argument(
+        "--profile", type=Path, metavar="FILE.toml", help="a target profile of your own"
+    )
     parser.add_argument("--host", help="[user@]host[:port], or a name of ~/.ssh/config")
     parser.add_argument("--serial", help="of one of several phones, as `adb devices` has it")
 

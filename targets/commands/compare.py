@@ -55,11 +55,19 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--images", type=Path, metavar="DIR", help="pictures of --data FILE.json")
     parser.add_argument(
-        "--seconds", type=float, default=3.0, help="to time each for, in turns (default: 3)"
+        "--min-seconds",
+        dest="seconds",
+        type=float,
+        default=3.0,
+        help="to time each for, in turns (default: 3)",
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="also write variants.md, variants.svg and .json"
+        "--out",
+        "-o",
+        type=Path,
+        metavar="DIR",
+        help="also write variants.md, variants.svg and .json",
     )
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
 
@@ -75,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure artifacts of one or more models and set them side by side."""
     line = StatusLine()
     if arguments.threads < 1 or arguments.seconds <= 0:
-        raise SpecError("--threads and --seconds must be positive")
+        raise SpecError("--threads and --min-seconds must be positive")
     by_model: dict[tuple[str, tuple[int, int]], list[Artifact]] = {}
     for artifact in _artifacts(arguments.artifacts):
         by_model.setdefault((artifact.spec.name, artifact.spec.input_hw), []).append(artifact)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from converters.commands.conversions import ConversionTable, make_artifacts, raise_failures
@@ -15,7 +13,7 @@ from converters.convert import ConvertedVariant
 from edge.artifact import read_manifest
 from edge.cli.options import add_insecure_mirror, count
 from targets.commands.arm import add_arm, on_arm
-from targets.profile import load_profile
+from targets.profile import Profile, load_profile
 
 __all__ = ["add", "run"]
 
@@ -53,26 +51,42 @@ def run(arguments: argparse.Namespace) -> int:
     )
     good = [one for one in made if one.error is None]
     if good and not arguments.json:
-        _say_next(good)
+        _say_next(good, _how(arguments), profile)
     raise_failures(made)
     return 0
 
 
-def _say_next(made: Sequence[ConvertedVariant]) -> None:
+def _how(arguments: argparse.Namespace) -> str:
+    """The options that name the target again."""
+    if arguments.profile:
+        return f"--profile {arguments.profile}"
+    return f"--target {arguments.target}"
+
+
+def _say_next(made: Sequence[ConvertedVariant], how: str, profile: Profile) -> None:
     print("\nartifacts:")
     for one in made:
         print(f"  {one.folder}")
-    program = "edge" if shutil.which("edge") else os.path.relpath(Path(sys.prefix) / "bin" / "edge")
     print("next:")
-    first = made[0]
+    for command in _next_commands(made, how, profile):
+        print(f"  {command}")
+
+
+def _next_commands(made: Sequence[ConvertedVariant], how: str, profile: Profile) -> Iterator[str]:
+    """What leads on to the target: pictures here, latency there, and what ships."""
     runnable = [one for one in made if one.variant.format != "tensorrt"]
     if runnable and read_manifest(runnable[0].folder)["spec"]["task"] != "detection":
         first = runnable[0]
-        command = f"{program} run --model {first.folder}"
-        partner = [
+        pair = [
             one for one in runnable if one.model != first.model and one.variant == first.variant
         ]
-        if partner:
-            command += f" --detector {partner[0].folder}"
-        print(f"  {command} PHOTO.jpg --out build/run")
-    print(f"  {program} info {first.folder}")
+        detector = f" --detector {pair[0].folder}" if pair else ""
+        here = "" if profile.transport == "local" else "   # the same answers, on this machine"
+        yield f"edge run --model {first.folder}{detector} PHOTO.jpg --out build/run{here}"
+    host = " --host USER@ADDRESS" if profile.transport == "ssh" else ""
+    yield f"edge bench {how}{host}"
+    if profile.kind == "android":
+        yield f"edge assets {how}"
+    elif host:
+        yield f"edge deploy {how}{host}"
+    yield f"edge info {made[0].folder}"

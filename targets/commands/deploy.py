@@ -49,7 +49,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="artifact folders (default: --model in the target's first variant, converted)",
     )
     parser.add_argument("--target", help="raspberry-pi, jetson, or another one reached over ssh")
-    parser.add_argument("--profile", type=Path, metavar="FILE.toml", help="one of your own")
+    parser.add_argument(
+        "--profile", type=Path, metavar="FILE.toml", help="a target profile of your own"
+    )
     parser.add_argument("--host", metavar="[USER@]HOST", help="which board, over ssh")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="show the versions that are there")

@@ -42,7 +42,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--markdown", type=Path, metavar="FILE.md", help="write the tables as Markdown"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.add_argument("--title", default="Latency report", help="of the page")
+    parser.add_argument(
+        "--title", default="Latency report", help="title of the page (default: %(default)s)"
+    )
     parser.add_argument(
         "--compare",
         nargs=2,

@@ -160,7 +160,7 @@ def test_run_with_a_one_stage_model(
     assert second["box_score"] == 0.6
     assert (out / "7.png").is_file()
     # The COCO score of a one-stage model is the box's.
-    command = ["run", "--model", str(model), "--out", str(out), "--score", "0.1", "--json"]
+    command = ["run", "--model", str(model), "--out", str(out), "--conf", "0.1", "--json"]
     assert main([*command, str(picture)]) == 0
     results = json.loads(capsys.readouterr().out)
     assert [result["score"] for result in results] == [0.9, 0.6, 0.2]

@@ -98,10 +98,9 @@ def test_a_failed_artifact_is_bundled_on_demand_alone(tmp_path: Path, pose: Path
     assert edge("bundle", pose, "--sdk", "-o", tmp_path / "sdk", "--allow-failed") == 0
 
 
-@pytest.mark.parametrize("left_out", ["--sdk", "-o"])
-def test_usage(tmp_path: Path, pose: Path, left_out: str) -> None:
-    words = {"--sdk": ["--sdk"], "-o": ["-o", str(tmp_path / "sdk")]}
-    given = [word for name, group in words.items() if name != left_out for word in group]
+def test_the_sdk_is_the_default_and_a_place_is_needed(tmp_path: Path, pose: Path) -> None:
+    assert edge("bundle", pose, "-o", tmp_path / "sdk") == 0
+    assert (tmp_path / "sdk/deploy.json").is_file()
     with pytest.raises(SystemExit) as ended:
-        edge("bundle", pose, *given)
+        edge("bundle", pose)
     assert ended.value.code == 2

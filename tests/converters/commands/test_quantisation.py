@@ -112,7 +112,7 @@ def test_sensitivity_is_applied(built: Path, capsys: pytest.CaptureFixture[str])
 
 def test_variants_side_by_side(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = built / "report"
-    options = ["--data", "synthetic:24", "--seconds", "0.2", "--out", str(out), "--json"]
+    options = ["--data", "synthetic:24", "--min-seconds", "0.2", "--out", str(out), "--json"]
     folders = [str(built / "x86" / f"rtmpose-t-demo-onnx-{p}") for p in ("fp32", "int8")]
     report = json.loads(ok(capsys, "compare", *folders, *options))
     float_row, int8_row = report["rows"]

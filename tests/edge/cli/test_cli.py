@@ -248,7 +248,7 @@ def test_unknown_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "unknown variant 'ncnn-fp17'" in line
     assert "unknown variant ''" in fails(capsys, "convert", "--formats", "", *out)
     line = fails(capsys, "convert", "--formats", "tensorrt-fp32", *out)
-    assert "no converter makes tensorrt-fp32" in line
+    assert "tensorrt has tensorrt-fp16, tensorrt-int8" in line
     assert not (tmp_path / "build").exists()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import edge
 from edge.cli.commands import COMMANDS, Command
-from edge.cli.main import command_parser, main
+from edge.cli.main import command_parser, main, parse
 from tests.conftest import ROOT
 
 HOST = ("converters", "calibration", "targets")
@@ -81,3 +81,14 @@ def test_a_part_of_an_option_s_name_is_refused(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         main(["convert", "--format", "tflite-int8"])
     assert "--format" in capsys.readouterr().err
+
+
+def test_an_option_s_old_name_works_and_names_the_new_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for words in (["--score", "0.4"], ["--score=0.4"]):
+        arguments = parse(["run", "--model", "m", "photo.jpg", *words])
+        assert arguments.score == 0.4
+        assert capsys.readouterr().err == "note: --score is called --conf now\n"
+    assert parse(["run", "--model", "m", "photo.jpg", "--conf", "0.4", "-o", "d"]).score == 0.4
+    assert capsys.readouterr().err == ""
