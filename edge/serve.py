@@ -26,14 +26,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.artifact import load_artifact
-from edge.classes import find_labels
-from edge.detector import Detector
 from edge.errors import EdgeError, ImageError, SpecError
 from edge.media.frames import Source, VideoReader, find_sources
 from edge.media.inputs import tell
 from edge.onestage import OneStage
+from edge.people import build_pipeline, people_json
 from edge.pipeline import Pipeline, Pose
-from edge.pose import PoseEstimator
 from edge.session import EngineSettings, Session, open_session, shipped_precision
 from edge.tracking.tracker import PoseTracker, TrackerParams
 
@@ -185,16 +183,16 @@ def _pipeline(
         pose_kpt_thr=_LEAST_KEYPOINT_SCORE,
         keypoint_sigmas=session.spec.keypoints.sigmas,
     )
-    if session.spec.task == "one-stage":
-        return OneStage(session, score_threshold=arguments.score, tracker=PoseTracker(params))
-    if not arguments.detector:
-        if arguments.classes is not None:
-            raise SpecError("--classes are those of a --detector: add one, or leave --classes out")
-        return Pipeline(PoseEstimator(session))
-    finder = stack.enter_context(_open(arguments.detector, arguments.threads))
-    labels = find_labels(arguments.classes, finder.spec)
-    detector = Detector(finder, score_threshold=arguments.score, label=labels)
-    return Pipeline(PoseEstimator(session), detector, tracker=PoseTracker(params))
+    finder = None
+    if arguments.detector and session.spec.task != "one-stage":
+        finder = stack.enter_context(_open(arguments.detector, arguments.threads))
+    return build_pipeline(
+        session,
+        finder,
+        score_threshold=arguments.score,
+        classes=arguments.classes,
+        tracker=PoseTracker(params),
+    )
 
 
 def _open(folder: Path, threads: int) -> Session:
@@ -214,30 +212,14 @@ def frame_line(
     Boxes and keypoints are pixels of the frame, each keypoint with its score; ``track_id`` is null
     where nobody is followed.
     """
-    people = [
-        {
-            "track_id": pose.track_id,
-            "box_xyxy": _rounded(pose.box_xyxy, 2),
-            "box_score": round(float(pose.box_score), 4),
-            "keypoints": {
-                name: [*_rounded(point[:2], 2), *_rounded(point[2:], 4)]
-                for name, point in zip(names, pose.keypoints, strict=True)
-            },
-        }
-        for pose in poses
-    ]
     record = {
         "frame": number,
         "read_utc": read_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "height_px": image_bgr.shape[0],
         "width_px": image_bgr.shape[1],
-        "people": people,
+        "people": people_json(poses, names),
     }
     return json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-
-
-def _rounded(values: npt.NDArray[np.float32], digits: int) -> list[float]:
-    return [round(float(value), digits) for value in values]
 
 
 class Readers:

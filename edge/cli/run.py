@@ -28,7 +28,7 @@ from edge.cli.options import (
 )
 from edge.cli.run_notes import CountedPeople
 from edge.cli.run_people import check_following, people_finder
-from edge.cli.run_results import JsonFile, coco_result, interruptible, people_json
+from edge.cli.run_results import JsonFile, coco_result, interruptible
 from edge.cli.run_watch import WatchedTracker
 from edge.digits import parse_digits
 from edge.errors import ImageError, SpecError
@@ -36,6 +36,7 @@ from edge.keypoints import KeypointSet
 from edge.media.frames import Source, VideoReader, check_video, find_sources
 from edge.media.inputs import tell
 from edge.media.video import VideoFile, Window
+from edge.people import people_json
 from edge.picture import (
     draw_poses,
     first_taken,

@@ -5,15 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from edge.classes import find_labels
 from edge.cli.run_notes import CountedPeople
 from edge.cli.run_watch import WatchedTracker
-from edge.detector import Detector
 from edge.errors import SpecError
 from edge.media.frames import Source
-from edge.onestage import OneStage
-from edge.pipeline import Pipeline
-from edge.pose import PoseEstimator
+from edge.people import build_pipeline
 from edge.session import Session
 from edge.tracking.tracker import TrackerParams
 
@@ -63,12 +59,14 @@ def people_finder(
             keypoint_sigmas=session.spec.keypoints.sigmas,
         )
         tracker = WatchedTracker(params, mode=arguments.tracker or "corrected")
-    if one_stage:
-        return CountedPeople(OneStage(session, score_threshold=arguments.score, tracker=tracker))
-    pose = PoseEstimator(session)
-    if finder is None:
-        return CountedPeople(Pipeline(pose))
-    labels = find_labels(arguments.classes, finder.spec)
-    detector = Detector(finder, score_threshold=arguments.score, label=labels)
     interval = arguments.interval if follow and tracker is None else 1
-    return CountedPeople(Pipeline(pose, detector, det_interval=interval, tracker=tracker))
+    return CountedPeople(
+        build_pipeline(
+            session,
+            finder,
+            score_threshold=arguments.score,
+            classes=arguments.classes,
+            tracker=tracker,
+            det_interval=interval,
+        )
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from edge.files import replacing
+from edge.people import rounded, seen_or_zero
 from edge.pipeline import Pose
 
-__all__ = ["JsonFile", "coco_result", "interruptible", "people_json"]
+__all__ = ["JsonFile", "coco_result", "interruptible"]
 
 
 class JsonFile:
@@ -53,21 +54,6 @@ class JsonFile:
                 self._place.__exit__(kind, value, trace)  # without a name
 
 
-def people_json(poses: Sequence[Pose], names: Sequence[str]) -> list[dict[str, Any]]:
-    """The people of one picture; keypoints by name, as x, y, score."""
-    people = []
-    for pose in poses:
-        person: dict[str, Any] = {} if pose.track_id is None else {"track_id": pose.track_id}
-        person["box_xyxy"] = _rounded(pose.box_xyxy, 2)
-        (person["box_score"],) = _rounded([pose.box_score], 4)
-        person["keypoints"] = {
-            name: [*_rounded(point[:2], 2), *_rounded(point[2:], 4)]
-            for name, point in zip(names, _sure(pose.keypoints), strict=True)
-        }
-        people.append(person)
-    return people
-
-
 def coco_result(image_id: int, pose: Pose, *, by_box: bool) -> dict[str, Any]:
     """One entry of COCO's results format, with the track's number where there is one.
 
@@ -79,21 +65,11 @@ def coco_result(image_id: int, pose: Pose, *, by_box: bool) -> dict[str, Any]:
     result = {
         "image_id": image_id,
         "category_id": 1,
-        "bbox": _rounded(np.array([x1, y1, x2 - x1, y2 - y1]), 2),
-        "keypoints": _rounded(_sure(pose.keypoints).reshape(-1), 4),
-        "score": _rounded([pose.box_score if alone else pose.score], 4)[0],
+        "bbox": rounded(np.array([x1, y1, x2 - x1, y2 - y1]), 2),
+        "keypoints": rounded(seen_or_zero(pose.keypoints).reshape(-1), 4),
+        "score": rounded([pose.box_score if alone else pose.score], 4)[0],
     }
     return result if pose.track_id is None else result | {"track_id": pose.track_id}
-
-
-def _sure(keypoints: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Keypoints (K, 3) of which each that is not finite is not seen: all 0."""
-    return np.where(np.isfinite(keypoints).all(axis=1, keepdims=True), keypoints, 0)
-
-
-def _rounded(values: Iterable[Any], digits: int) -> list[float]:
-    # JSON has no word for what is not finite.
-    return [round(float(value), digits) if np.isfinite(value) else 0.0 for value in values]
 
 
 @contextmanager

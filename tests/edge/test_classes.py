@@ -151,7 +151,7 @@ def test_run_says_which_other_classes_there_were(
     assert "does not say what its classes are called" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--score", "--keypoint-score"])
+@pytest.mark.parametrize("option", ["--conf", "--keypoint-score"])
 @pytest.mark.parametrize("value", ["30", "-0.1", "nan", "a lot"])
 def test_scores_are_no_percent(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

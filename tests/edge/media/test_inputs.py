@@ -221,8 +221,9 @@ def test_what_is_no_file(tmp_path: Path) -> None:
 def test_what_is_not_finite_reaches_neither_json_nor_drawing(tmp_path: Path) -> None:
     import json
 
-    from edge.cli.run_results import JsonFile, coco_result, people_json
+    from edge.cli.run_results import JsonFile, coco_result
     from edge.keypoints import find_keypoint_set
+    from edge.people import people_json
     from edge.picture import draw_poses
     from edge.pipeline import Pose
 
