@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -107,7 +108,8 @@ def test_numpy_is_all_that_import_edge_needs(numpy_only: Path, tmp_path: Path) -
         ["zoo"],
         ["synthetic", "--out", "x"],
         ["train", "--out", "x"],
-        ["run", "--model", "a.onnx", "--out", "out", "."],
+        ["bench", "--target", "android"],
+        ["run", "--model", "a.onnx", "--out", "out", "photo.jpg"],
     ],
     ids=lambda command: command[0],
 )
@@ -116,8 +118,16 @@ def test_host_commands_say_that_they_need_a_checkout(
 ) -> None:
     if command[0] == "run":
         (tmp_path / "photo.jpg").write_bytes(b"x")
+    for room in ("targets", "converters", "calibration"):
+        (tmp_path / room).mkdir()  # a user's folders are no rooms of the kit
     text = one_line(call(numpy_only, *command, cwd=tmp_path))
     assert "needs a checkout of edgepose" in text
+
+
+def test_help_lists_what_is_there(numpy_only: Path, tmp_path: Path) -> None:
+    text = call(numpy_only, "--help", cwd=tmp_path).stdout
+    assert re.findall(r"^  (\w+) +[A-Z]", text, re.MULTILINE) == ["run", "choose", "info", "bench"]
+    assert "more commands come with a checkout" in text
 
 
 def test_device_commands_name_the_extra_that_is_missing(numpy_only: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ __all__ = ["has_host", "load"]
 
 def has_host() -> bool:
     """Whether the rooms above `edge` are at hand."""
-    return importlib.util.find_spec("targets") is not None
+    return _is_here("targets")
 
 
 def load(module: str, what: str) -> ModuleType:
@@ -23,7 +23,7 @@ def load(module: str, what: str) -> ModuleType:
     package of the host is missing.
     """
     room = module.partition(".")[0]
-    if room != "edge" and importlib.util.find_spec(room) is None:
+    if room != "edge" and not _is_here(room):
         raise CheckoutError(
             f"{what} needs a checkout of edgepose (what is installed is the runtime of devices): "
             "clone the repository and run `make setup` in it"
@@ -36,3 +36,9 @@ def load(module: str, what: str) -> ModuleType:
         raise EngineMissingError(
             f"{what} needs the package {error.name}, which `make setup` installs"
         ) from None
+
+
+def _is_here(room: str) -> bool:
+    # Some folder of that name where a program was started is found as well, but has no origin.
+    found = importlib.util.find_spec(room)
+    return found is not None and found.origin is not None

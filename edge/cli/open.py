@@ -26,7 +26,10 @@ def open_model(text: str, arguments: argparse.Namespace) -> Session:
         artifact = load_artifact(path, allow_failed=arguments.allow_failed)
         settings = EngineSettings(arguments.threads, precision or shipped_precision(artifact))
         return open_session(artifact, settings)
-    source = load("converters.commands.open_source", f"{text}: an untouched model file")
+    source = load(
+        "converters.commands.open_source",
+        f"{text} is no folder of an artifact; what runs models by file or name",
+    )
     settings = EngineSettings(arguments.threads, precision or "fp32")
     session: Session = source.open_onnx(text, settings)
     return session
