@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from html import escape
 
 from edge.latency import P90_SAMPLES, P99_SAMPLES
 from edge.printable import printable
@@ -21,42 +20,33 @@ __all__ = ["html_page"]
 
 def html_page(runs: Sequence[RunResult], *, made: datetime, title: str = "Latency report") -> str:
     """The page for a browser, UTF-8. ``made`` is printed as its date."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
     groups = sorted(group_runs(runs), key=_order)
-    sections = [
-        _head(runs, title, made),
-        _results(groups),
-        at_a_glance(groups),
-        trade_off(groups),
-        '<section aria-labelledby="runs"><h2 id="runs">Every run</h2>',
-        *(_cards(group) for group in groups),
-        "</section>",
-        _reading(),
-    ]
-    style = (ROOM / "report" / "report.css").read_text(encoding="utf-8")
-    script = (ROOM / "report" / "report.js").read_text(encoding="utf-8")
-    # The policy is a promise that a browser keeps: this page asks nobody for anything.
-    page = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:">
-<link rel="icon" href="data:,">
-<title>{escape(title)}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<a class="skip" href="#results">Skip to the results</a>
-<main>
-{"".join(f"{section}{chr(10)}" for section in sections)}</main>
-<script>
-{script}</script>
-</body>
-</html>
-"""
+    folder = ROOM / "report"
+    templates = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    page = templates.get_template("page.html.j2").render(
+        title=title,
+        made=f"{made:%Y-%m-%d %H:%M}",
+        style=Markup((folder / "report.css").read_text(encoding="utf-8")),
+        script=Markup((folder / "report.js").read_text(encoding="utf-8")),
+        devices=" · ".join(dict.fromkeys(f"{run.target}: {_machine(run)}" for run in runs)),
+        tiles=_tiles(runs),
+        columns=_COLUMNS,
+        rows=[_row(group) for group in groups],
+        glance=Markup(at_a_glance(groups)),
+        trade=Markup(trade_off(groups)),
+        runs=[card for group in groups for card in _cards(group)],
+        reading=_READING,
+    )
     return printable(page, lines=True)
 
 
@@ -72,7 +62,7 @@ def _order(group: Group) -> tuple[bool, bool, str, str, str]:
     return group.emulated, not group.used, run.target, run.device.name, run.artifact.title
 
 
-def _head(runs: Sequence[RunResult], title: str, made: datetime) -> str:
+def _tiles(runs: Sequence[RunResult]) -> list[tuple[int, str, str]]:
     emulated = sum(run.emulated for run in runs)
     invalid = sum(not run.valid and not run.emulated for run in runs)
     tiles = [
@@ -81,18 +71,7 @@ def _head(runs: Sequence[RunResult], title: str, made: datetime) -> str:
         (invalid, "INVALID", "bad" if invalid else ""),
         (emulated, EMULATED, "dim"),
     ]
-    shown = "".join(
-        f'<li class="{kind}"><b>{count}</b> {escape(text)}</li>'
-        for count, text, kind in tiles
-        if count or text != EMULATED
-    )
-    devices = dict.fromkeys(f"{run.target}: {_machine(run)}" for run in runs)
-    return (
-        f"<header><h1>{escape(title)}</h1>"
-        f'<p class="dim">{escape(" · ".join(devices))}</p>'
-        f'<p class="dim">Made {made:%Y-%m-%d %H:%M} UTC by edgepose.</p>'
-        f'<ul class="tiles">{shown}</ul></header>'
-    )
+    return [tile for tile in tiles if tile[0] or tile[1] != EMULATED]
 
 
 _COLUMNS = (
@@ -102,24 +81,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def _results(groups: Sequence[Group]) -> str:
-    head = "".join(
-        f'<th scope="col" class="{kind}"><button type="button">{escape(name)}</button></th>'
-        for name, kind in _COLUMNS
-    )
-    rows = "".join(_row(group) for group in groups)
-    return (
-        '<section aria-labelledby="results"><h2 id="results">Results</h2>'
-        '<p class="dim">Runs that repeat each other share a row<span class="sortable">; a heading '
-        "sorts by it</span>. A row shows the median of its valid runs; the fastest and slowest "
-        "run are below the p50. Figures of INVALID runs are in brackets and are not used anywhere "
-        "else. Ratio: measured latency divided by the published one.</p>"
-        '<div class="wide" role="region" aria-labelledby="results" tabindex="0">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>"
-    )
-
-
-def _row(group: Group) -> str:
+def _row(group: Group) -> dict[str, object]:
     run, accuracy, ratio = group.runs[0], group.runs[0].artifact.accuracy, group.ratio
     samples = sum(run.summary.count for run in group.runs)
 
@@ -133,60 +95,49 @@ def _row(group: Group) -> str:
             return ("too few" if percentile and samples else "-"), None
         return (milliseconds(figure) if group.used else f"({milliseconds(figure)})"), figure
 
-    name = (
-        f'<a href="#run-{run.run_id}">{escape(run.artifact.title)} '
-        f"<b>{escape(run.artifact.variant)}</b></a>"
-        f'<span class="dim">{escape(run.target)}, {escape(run.device.name)}</span>'
-    )
     points = accuracy.loss_points if accuracy else None
-    lost = "" if points is None else f' <span class="dim">{_lost(points)}</span>'
+    lost = "" if points is None else _lost(points)
     p50, p50_key = duration(lambda run: run.summary.p50_ms)
-    if len(group.p50s_ms) > 1:
-        low, high = group.p50s_ms[0], group.p50s_ms[-1]
-        p50 += f'<span class="dim">{milliseconds(low)} to {milliseconds(high)}</span>'
+    several = len(group.p50s_ms) > 1
+    spread = " to ".join(milliseconds(group.p50s_ms[i]) for i in (0, -1)) if several else ""
     first, first_key = duration(lambda run: run.cold.first_inference_ms)
     load, load_key = duration(lambda run: run.cold.load_ms)
-    load = "" if load_key is None else f'<span class="dim">{load} load</span>'
-    links = " ".join(
-        f'<a href="#run-{one.run_id}"{_aside(one)}>{number}</a>'
-        for number, one in enumerate(group.runs, start=1)
-    )
-    cells: list[tuple[str, str | float | None]] = [
-        (name, f"{run.artifact.title} {run.artifact.variant} {run.target}"),
-        (_badges(group), group.verdict),
+    artifact = run.artifact
+    plain = "-", None
+    cells: list[tuple[str, float | str | None, str]] = [
+        ("", f"{artifact.title} {artifact.variant} {run.target}", ""),
+        ("", group.verdict, ""),
         (
-            f"{escape(run.inference_precision)}, {run.threads}&nbsp;thr."
-            f'<span class="dim">{escape(run.mode)}, {escape(run.runner.name)}</span>',
+            f"{run.inference_precision}, {run.threads}\N{NO-BREAK SPACE}thr.",
             f"{run.mode} {run.inference_precision} {run.threads:04}",
+            f"{run.mode}, {run.runner.name}",
         ),
-        (f'{links}<span class="dim">{samples} samples</span>', len(group.runs)),
-        (p50, p50_key),
-        duration(lambda run: run.summary.p90_ms, percentile=True),
-        duration(lambda run: run.summary.p99_ms, percentile=True),
-        (first + load, first_key),
-        (milliseconds(run.published.latency_ms), run.published.latency_ms)
+        ("", len(group.runs), f"{samples} samples"),
+        (p50, p50_key, spread),
+        (*duration(lambda run: run.summary.p90_ms, percentile=True), ""),
+        (*duration(lambda run: run.summary.p99_ms, percentile=True), ""),
+        (first, first_key, "" if load_key is None else f"{load} load"),
+        (milliseconds(run.published.latency_ms), run.published.latency_ms, "")
         if run.published
-        else ("-", None),
-        ("-", None) if ratio is None else (f"{ratio:.2f}", ratio),
-        (f"{escape(accuracy.metric)} {accuracy.value:.4f}{lost}", accuracy.value)
+        else (*plain, ""),
+        (*plain, "") if ratio is None else (f"{ratio:.2f}", ratio, ""),
+        (f"{accuracy.metric} {accuracy.value:.4f}", accuracy.value, lost)
         if accuracy
-        else ("-", None),
+        else (*plain, ""),
     ]
-    shown = []
-    for (label, kind), (text, value) in zip(_COLUMNS, cells, strict=True):
-        tag = "th" if label == "What" else "td"
-        scope = ' scope="row"' if tag == "th" else ""
-        key = "" if value is None else escape(str(value))
-        shown.append(
-            f'<{tag}{scope} class="{kind}" data-label="{label}" data-sort="{key}">{text}</{tag}>'
-        )
-    kind = _kind(group.used[0] if group.used else run)
-    return f'<tr class="{kind}">{"".join(shown)}</tr>'
-
-
-def _aside(run: RunResult) -> str:
-    """How the link to a run says that it does not count."""
-    return "" if run.valid or run.emulated else ' class="bad" title="INVALID"'
+    return {
+        "kind": _kind(group.used[0] if group.used else run),
+        "id": run.run_id,
+        "title": artifact.title,
+        "variant": artifact.variant,
+        "where": f"{run.target}, {run.device.name}",
+        "badges": _badges(group),
+        "links": [(one.run_id, one.valid or one.emulated) for one in group.runs],
+        "cells": [
+            (name, kind, "" if key is None else str(key), text, dim)
+            for (name, kind), (text, key, dim) in zip(_COLUMNS, cells, strict=True)
+        ],
+    }
 
 
 def _lost(points: float) -> str:
@@ -199,83 +150,72 @@ def _kind(run: RunResult) -> str:
     return "emulated" if run.emulated else "valid" if run.valid else "invalid"
 
 
-def _badge(run: RunResult, count: int = 0) -> str:
-    """The verdict of a run, or of so many of its kind."""
-    sign = {"valid": "✓", "invalid": "✕", "emulated": "◌"}[_kind(run)]
-    text = f"{count} {run.verdict}" if count else run.verdict
-    return (
-        f'<span class="badge {_kind(run)}"><span aria-hidden="true">{sign}</span> '
-        f"{escape(text)}</span>"
-    )
+def _badge(run: RunResult, count: int = 0) -> tuple[str, str]:
+    """Kind and verdict of a run, or of so many of its kind."""
+    return _kind(run), f"{count} {run.verdict}" if count else run.verdict
 
 
-def _badges(group: Group) -> str:
+def _badges(group: Group) -> list[tuple[str, str]]:
     """One where all runs are alike, else one a kind with its number."""
     kinds: dict[str, list[RunResult]] = {}
     for run in sorted(group.runs, key=lambda run: not run.valid):
         kinds.setdefault(_kind(run), []).append(run)
     if len(kinds) == 1:
-        return _badge(group.runs[0])
-    return " ".join(_badge(runs[0], len(runs)) for runs in kinds.values())
+        return [_badge(group.runs[0])]
+    return [_badge(runs[0], len(runs)) for runs in kinds.values()]
 
 
-def _cards(group: Group) -> str:
+def _cards(group: Group) -> list[dict[str, object]]:
     count = len(group.runs)
-    return "".join(
-        _run(run, f"run {number} of {count}" if count > 1 else "")
+    return [
+        _run(run, f", run {number} of {count}" if count > 1 else "")
         for number, run in enumerate(group.runs, start=1)
-    )
+    ]
 
 
-def _run(run: RunResult, which: str = "") -> str:
+def _run(run: RunResult, which: str) -> dict[str, object]:
     """One run as a card: what it was, what speaks against it, its pictures, its facts."""
     stamp = EMULATED if run.emulated else "" if run.valid else "INVALID"
-    notes = "".join(f"<li>{escape(note)}</li>" for note in run_notes(run))
+    plots: list[Figure] = []
     if run.samples_ns:
-        figures = [histogram(run, stamp), over_time(run, stamp), *state_over_time(run, stamp)]
-        plots = f'<div class="plots">{"".join(_figure(figure) for figure in figures)}</div>'
-    else:
-        plots = '<p class="dim">No sample was taken.</p>'
-    return (
-        f'<article class="card {_kind(run)}" id="run-{run.run_id}" '
-        f'aria-labelledby="h-{run.run_id}"><h3 id="h-{run.run_id}">'
-        f"{escape(run.artifact.title)} {escape(run.artifact.variant)} "
-        f'<span class="dim">on {escape(run.target)}, {threads_text(run)}, {escape(run.mode)}'
-        f"{f', {which}' if which else ''}</span>"
-        f' <time class="dim" datetime="{escape(run.started_utc)}">{escape(_minute(run))}</time>'
-        f" {_badge(run)}</h3>"
-        f"{f'<ul class=notes>{notes}</ul>' if notes else ''}{_figures(run)}{plots}{_facts(run)}"
-        "</article>"
-    )
+        plots = [histogram(run, stamp), over_time(run, stamp), *state_over_time(run, stamp)]
+    return {
+        "kind": _kind(run),
+        "id": run.run_id,
+        "title": run.artifact.title,
+        "variant": run.artifact.variant,
+        "how": f"on {run.target}, {threads_text(run)}, {run.mode}{which}",
+        "started": run.started_utc,
+        "minute": _minute(run),
+        "badge": _badge(run),
+        "notes": run_notes(run),
+        "label": f"{EMULATED}; the figures say how long the emulator took." if run.emulated else "",
+        "figures": _figures(run),
+        "plots": plots,
+        "facts": _facts(run),
+    }
 
 
 def _minute(run: RunResult) -> str:
     return run.started_utc[:16].replace("T", " ")
 
 
-def _figure(figure: Figure) -> str:
-    caption = f"<figcaption>{escape(figure.caption)}</figcaption>" if figure.caption else ""
-    return f"<figure><h4>{escape(figure.title)}</h4>{figure.svg}{caption}</figure>"
-
-
-def _figures(run: RunResult) -> str:
+def _figures(run: RunResult) -> list[tuple[str, str]]:
+    """Names and milliseconds; empty where the samples are too few."""
     figures = run.summary
     pairs = [
         ("p50", figures.p50_ms), ("p90", figures.p90_ms), ("p99", figures.p99_ms),
         ("mean", figures.mean_ms), ("min", figures.min_ms), ("max", figures.max_ms),
         ("load", run.cold.load_ms), ("first", run.cold.first_inference_ms),
     ]  # fmt: skip
-    shown = "".join(
-        f"<div><dt>{name}</dt><dd>{'too few' if value is None else milliseconds(value)}"
-        f"{'' if value is None else ' <small>ms</small>'}</dd></div>"
+    return [
+        (name, "" if value is None else milliseconds(value))
         for name, value in pairs
         if value is not None or (name in ("p90", "p99") and figures.count)
-    )
-    label = f'<p class="dim">{EMULATED}; the figures say how long the emulator took.</p>'
-    return f'{label if run.emulated else ""}<dl class="figures">{shown}</dl>'
+    ]
 
 
-def _facts(run: RunResult) -> str:
+def _facts(run: RunResult) -> dict[str, str]:
     device, artifact, published = run.device, run.artifact, run.published
     facts: dict[str, str] = {
         "Run": run.run_id,
@@ -311,8 +251,7 @@ def _facts(run: RunResult) -> str:
             )
             if state.unreadable:
                 facts[f"{name}, unreadable"] = "; ".join(state.unreadable)
-    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items())
-    return f'<details><summary>All facts</summary><dl class="facts">{rows}</dl></details>'
+    return facts
 
 
 def _pipeline(run: RunResult) -> dict[str, str]:
@@ -342,19 +281,13 @@ def _pairs(values: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
-def _reading() -> str:
-    items: Iterable[str] = (
-        "A percentile is the smallest sample that at least so many percent do not exceed. p90 "
-        f"needs {P90_SAMPLES} samples and p99 {P99_SAMPLES}; below that it says too few.",
-        "A run is INVALID when the state of the device, its answers or the spread of the samples "
-        "say that it was not fair. Its reasons are given, and it enters no median, no picture with "
-        "other runs and no comparison.",
-        f"{EMULATED}: another machine played the device. Its answers count, its times do not.",
-        "The ratio is the measured median over the published figure, above 1 where it is slower. "
-        "Published figures come without a recipe, so it is a hint, not a verdict.",
-    )
-    shown = "".join(f"<li>{escape(item)}</li>" for item in items)
-    return (
-        '<section aria-labelledby="reading"><h2 id="reading">How to read it</h2>'
-        f"<ul>{shown}</ul></section>"
-    )
+_READING = (
+    "A percentile is the smallest sample that at least so many percent do not exceed. p90 "
+    f"needs {P90_SAMPLES} samples and p99 {P99_SAMPLES}; below that it says too few.",
+    "A run is INVALID when the state of the device, its answers or the spread of the samples "
+    "say that it was not fair. Its reasons are given, and it enters no median, no picture with "
+    "other runs and no comparison.",
+    f"{EMULATED}: another machine played the device. Its answers count, its times do not.",
+    "The ratio is the measured median over the published figure, above 1 where it is slower. "
+    "Published figures come without a recipe, so it is a hint, not a verdict.",
+)
