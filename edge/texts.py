@@ -8,14 +8,24 @@ one line.
 from __future__ import annotations
 
 import codecs
+import difflib
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from edge.errors import EdgeError, SpecError
 
-__all__ = ["decode_text", "json_text", "parse_json", "parse_toml", "read_json", "read_text"]
+__all__ = [
+    "decode_text",
+    "json_text",
+    "nearest",
+    "parse_json",
+    "parse_toml",
+    "read_json",
+    "read_text",
+]
 
 # The longer marks first: that of UTF-32 begins as the one of UTF-16.
 _MARKS = (
@@ -114,6 +124,12 @@ def _why(failure: ValueError) -> str:
     if "integer string conversion" in str(failure):
         return "a number of thousands of digits"
     return "".join(sign if sign.isprintable() else "?" for sign in str(failure))
+
+
+def nearest(word: str, known: Iterable[str], most: int = 1) -> str:
+    """``did you mean A or B? `` of the known words that are like another; empty where none is."""
+    found = difflib.get_close_matches(word, list(known), most, cutoff=0.5)
+    return f"did you mean {' or '.join(found)}? " if found else ""
 
 
 def json_text(data: Any, indent: int | None = None) -> str:

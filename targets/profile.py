@@ -23,7 +23,7 @@ from edge.records import (
     whole,
 )
 from edge.spec import FORMATS, PRECISIONS, Variant
-from edge.texts import parse_toml, read_text
+from edge.texts import nearest, parse_toml, read_text
 from targets import ROOM
 
 __all__ = [
@@ -215,8 +215,8 @@ def load_profile(text: str) -> Profile:
     names = profile_names()
     if text not in names:
         raise SpecError(
-            f"unknown target {text!r}; known targets: {', '.join(names)}; a profile of your own is "
-            "given by its path and ends in .toml"
+            f"unknown target {text!r}; {nearest(text, names)}known targets: {', '.join(names)}; "
+            "a profile of your own is given by its path and ends in .toml"
         )
     return read_profile(_FOLDER / f"{names[text]}.toml")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib.util
 import json
@@ -25,7 +24,7 @@ from edge.errors import EngineMissingError, ModelFileError, SpecError
 from edge.files import cache_folder, sha256_of, staged_folder
 from edge.spec import ModelSpec
 from edge.terminal import CountLine
-from edge.texts import parse_json, parse_toml, read_text
+from edge.texts import nearest, parse_json, parse_toml, read_text
 
 if TYPE_CHECKING:
     from converters.sdk.archive import SdkModel
@@ -298,12 +297,9 @@ def _checked_name(name: str) -> str:
 
 
 def _unknown(text: str, entries: Entries) -> SpecError:
-    local = [name for name, entry in entries.items() if entry.file]
-    similar = difflib.get_close_matches(text, entries, n=4, cutoff=0.5)
-    names = dict.fromkeys(local + similar)
     return SpecError(
-        f"{text!r} is neither a zoo model ({', '.join(names)}, ...) nor a file; "
-        "`edge zoo` lists the models"
+        f"{text!r} is neither a zoo model nor a file; {nearest(text, entries, 3)}`edge zoo` lists "
+        "the models"
     )
 
 

@@ -283,7 +283,7 @@ def test_arguments_that_lead_nowhere(cache: Path, tmp_path: Path) -> None:
         (
             "rtmpose-xxl",
             SpecError,
-            r"neither a zoo model \(rtmpose-t-demo, rtmdet-nano-demo, rtmpose-",
+            "neither a zoo model nor a file; did you mean rtmpose-",
         ),
         ("cspnext-m-udp", SpecError, "a backbone: .*edge zoo fetch cspnext-m-udp"),
         (str(tmp_path), ModelFileError, "a folder without deploy.json"),

@@ -243,7 +243,7 @@ def test_unknown_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     line = fails(capsys, "convert", "--target", "toaster", *out)
     assert "unknown target 'toaster'" in line
     line = fails(capsys, "convert", "--model", "rtmpose-xxl", *out)
-    assert "'rtmpose-xxl' is neither a zoo model (rtmpose-t-demo" in line
+    assert "'rtmpose-xxl' is neither a zoo model nor a file; did you mean rtmpose-" in line
     line = fails(capsys, "convert", "--formats", "ncnn-fp17", *out)
     assert "unknown variant 'ncnn-fp17'" in line
     assert "unknown variant ''" in fails(capsys, "convert", "--formats", "", *out)
