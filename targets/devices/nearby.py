@@ -28,7 +28,7 @@ from targets.profile import Profile, profiles
 from targets.transports.adb import adb_devices, open_adb
 from targets.transports.local import open_local
 from targets.transports.ssh import open_ssh
-from targets.transports.ssh_login import config_lines
+from targets.transports.ssh_config import config_lines
 from targets.transports.transport import Transport
 
 __all__ = ["Nearby", "configured_hosts", "find_devices", "fitting_targets"]

@@ -1,21 +1,24 @@
-"""Keys of hosts that the user accepted: reading ``known_hosts``.
+"""What OpenSSH knows of a host: the keys that the user accepted, asked of ``ssh-keygen -F``.
 
-The format: sshd(8), section SSH_KNOWN_HOSTS FILE FORMAT. Names are plain, patterns, negated or
-hashed. ``@revoked`` counts; ``@cert-authority`` does not, for no certificate of a host is checked.
+It reads names, patterns and hashes (sshd(8), section SSH_KNOWN_HOSTS FILE FORMAT). ``@revoked``
+counts; ``@cert-authority`` does not, for no certificate of a host is checked.
 """
 
 from __future__ import annotations
 
 import base64
-import fnmatch
 import hashlib
-import hmac
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["KnownKey", "fingerprint", "known_keys"]
+from edge.errors import DeviceError, first_line
+from targets.transports.programs import ProgramTimeoutError, run_program
+
+__all__ = ["KnownKey", "ask_openssh", "fingerprint", "known_keys"]
+
+# Both only read files; a `Match exec` of the user's configuration may take a moment.
+_ANSWER_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -28,39 +31,45 @@ class KnownKey:
     file: Path
 
 
+def ask_openssh(argv: Sequence[str]) -> tuple[int, str, str]:
+    """Exit status, stdout and first line of stderr; DeviceError without OpenSSH or its answer."""
+    try:
+        done = run_program(argv, timeout_s=_ANSWER_S)
+    except ProgramTimeoutError:
+        raise DeviceError(
+            f"`{argv[0]} {argv[1]}` gave no answer within {_ANSWER_S:g} s: look for a slow "
+            "`Match exec` in the configuration of ssh, or a slow disk"
+        ) from None
+    except ValueError as error:  # a NUL in a name
+        raise DeviceError(f"`{argv[0]} {argv[1]}` cannot be run: {error}") from None
+    if done.returncode == 127:
+        raise DeviceError(
+            f"`{argv[0]}` is not installed on this machine: install the package openssh-client"
+        )
+    return done.returncode, done.stdout.decode(errors="replace"), first_line(done.stderr)
+
+
 def known_keys(files: Iterable[Path], name: str) -> list[KnownKey]:
     """The keys that these files hold for a host, the revoked ones too; missing files hold none.
 
-    ``name`` is the host's, in lower case, or ``[host]:port`` where the port is not 22.
+    ``name`` is the host's, or ``[host]:port`` where the port is not 22. DeviceError for a file
+    that cannot be searched: it might be the one that revokes a key.
     """
     keys = []
     for file in files:
         if not file.is_file():
             continue
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        code, out, said = ask_openssh(["ssh-keygen", "-F", name, "-f", str(file.absolute())])
+        if code not in (0, 1) or (code == 1 and said):
+            raise DeviceError(f"{file}: its host keys cannot be read: {said or f'status {code}'}")
+        # Only a line feed ends a line there; a comment may hold what Python takes for an end.
+        for line in out.split("\n"):
             fields = line.split()
             marker = fields.pop(0) if fields and fields[0].startswith("@") else ""
-            if len(fields) < 3 or fields[0].startswith("#") or marker == "@cert-authority":
+            if len(fields) < 3 or fields[0].startswith("#") or marker not in ("", "@revoked"):
                 continue
-            if _names_match(fields[0], name):
-                keys.append(KnownKey(fields[1], fields[2], marker == "@revoked", file))
+            keys.append(KnownKey(fields[1], fields[2], marker == "@revoked", file))
     return keys
-
-
-def _names_match(patterns: str, name: str) -> bool:
-    matched = False
-    for pattern in patterns.split(","):
-        if pattern.startswith("|1|"):
-            try:
-                salt, digest = (base64.b64decode(part) for part in pattern[3:].split("|"))
-            except ValueError:  # binascii.Error as well
-                continue
-            matched |= hmac.digest(salt, os.fsencode(name), "sha1") == digest
-        elif fnmatch.fnmatchcase(name, pattern.removeprefix("!").lower().replace("[", "[[]")):
-            if pattern.startswith("!"):
-                return False
-            matched = True
-    return matched
 
 
 def fingerprint(text: str) -> str:

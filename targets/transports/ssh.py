@@ -22,7 +22,8 @@ from typing import Any
 
 from edge.errors import DeviceError
 from edge.files import replacing
-from targets.transports.ssh_login import Login, connect, read_login
+from targets.transports.ssh_config import Login, read_login
+from targets.transports.ssh_login import connect
 from targets.transports.transport import (
     Done,
     Progress,

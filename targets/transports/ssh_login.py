@@ -1,107 +1,32 @@
 """Logging in over SSH: whom to reach and how, whether it is really them, and who we are.
 
-The user's own set-up is honoured: ``~/.ssh/config`` (HostName, User, Port, IdentityFile,
-IdentitiesOnly, HostKeyAlias, UserKnownHostsFile, ProxyJump, ProxyCommand, Include), the agent, the
-keys, ``known_hosts``. No host key is ever accepted here: an unknown one is refused with the command
-that accepts it, whatever StrictHostKeyChecking says.
+The user's own set-up is honoured: the configuration as ``ssh -G`` resolves it, the agent, the keys,
+``known_hosts``. No host key is ever accepted here: an unknown one is refused with the command that
+accepts it, whatever StrictHostKeyChecking says.
 """
 
 from __future__ import annotations
 
-import getpass
-import glob
 import logging
 import os
-import re
 import shlex
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from edge.digits import parse_digits
 from edge.errors import DeviceError
-from edge.files import in_home
-from targets.transports.known_hosts import fingerprint, known_keys
+from targets.transports.known_hosts import KnownKey, fingerprint, known_keys
+from targets.transports.ssh_config import Login, read_login
 
-__all__ = ["PASSWORD_VARIABLE", "Login", "config_lines", "connect", "read_login"]
+__all__ = ["PASSWORD_VARIABLE", "connect"]
 
 PASSWORD_VARIABLE = "EDGEPOSE_SSH_PASSWORD"
 
-_HOST = re.compile(
-    r"(?:(?P<user>.+)@)?(?P<name>\[[^\]@\s]+\]|[^-@:\[\]\s][^@:\[\]\s]*)(?::(?P<port>\d{1,5}))?"
-)
-_DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 _KEEPALIVE_S = 10
 _DEAD_AFTER_S = 30
-_PORTS = range(1, 65536)
-
-
-@dataclass(frozen=True)
-class Login:
-    """How to reach one machine; ``host`` is what the user wrote, the rest what it stands for.
-
-    ``accept`` is the command line of OpenSSH's client that asks whether to accept the host key.
-    """
-
-    host: str
-    hostname: str
-    port: int
-    user: str
-    accept: str
-    known_hosts: tuple[Path, ...]
-    host_key_name: str
-    identities: tuple[Path, ...] = ()
-    identities_only: bool = False
-    jumps: tuple[str, ...] = ()
-    proxy_command: str = ""
-    config: Path | None = None
-    only_known_hosts: Path | None = None
-
-    @property
-    def name(self) -> str:
-        """Name for messages: ``ssh pi@10.0.0.5``."""
-        return f"ssh {self.host}"
-
-
-def read_login(host: str, *, config: Path | None = None, known_hosts: Path | None = None) -> Login:
-    """The login that ``[user@]host[:port]`` stands for; an IPv6 address stands in brackets.
-
-    ``config`` and ``known_hosts`` replace the files of the user and of the system. DeviceError for
-    a text that names no host and for a configuration that cannot be read.
-    """
-    match = _HOST.fullmatch(host.strip())
-    if match is None or host.strip().startswith("-") or int(match["port"] or 22) not in _PORTS:
-        raise DeviceError(f"{host!r} is not user@host or user@host:port")
-    alias = match["name"].strip("[]")
-    options = _options(config, alias, match["user"], match["port"])
-    hostname, port, user = options["hostname"], options["port"], options["user"]
-    files = [in_home(text) for text in options.get("userknownhostsfile", "").split()]
-    files = files or [in_home("~/.ssh/known_hosts")]
-    files.append(Path("/etc/ssh/ssh_known_hosts"))
-    by_default = hostname.lower() if port == 22 else f"[{hostname.lower()}]:{port}"
-    accept = ["ssh", *(["-F", str(config)] if config else [])]
-    accept += ["-o", f"UserKnownHostsFile={known_hosts}"] if known_hosts else []
-    accept += ["-p", match["port"]] if match["port"] else []
-    jumps = [jump.strip() for jump in (options.get("proxyjump") or "").split(",")]
-    return Login(
-        host=host.strip(),
-        hostname=hostname,
-        port=port,
-        user=user,
-        accept=shlex.join([*accept, f"{match['user']}@{alias}" if match["user"] else alias]),
-        known_hosts=(known_hosts,) if known_hosts else tuple(files),
-        host_key_name=options.get("hostkeyalias", by_default),
-        identities=tuple(in_home(path) for path in options.get("identityfile", ())),
-        identities_only=options.get("identitiesonly", "no") == "yes",
-        jumps=tuple(jump for jump in jumps if jump and jump not in ("none", alias, hostname)),
-        proxy_command=options.get("proxycommand") or "",
-        config=config,
-        only_known_hosts=known_hosts,
-    )
 
 
 def connect(
@@ -124,76 +49,28 @@ def connect(
         logging.getLogger("paramiko").addHandler(logging.NullHandler())
     with ExitStack() as stack:
         try:
+            known = known_keys(login.known_hosts, login.host_key_name)
             sock = _dial(login, stack, timeout_s, ask, through)
             transport = paramiko.Transport(sock)
             stack.callback(transport.join, 5)
             stack.callback(transport.close)
             transport.banner_timeout = transport.auth_timeout = timeout_s
-            _prefer_known_types(transport, login)
+            _prefer_known_types(transport, known)
             transport.start_client(timeout=timeout_s)
-            _check_host_key(login, transport.get_remote_server_key())
+            _check_host_key(login, transport.get_remote_server_key(), known)
             variable = os.environ.get(PASSWORD_VARIABLE) if not through else None
             _authenticate(transport, login, variable, ask)
         except (paramiko.SSHException, OSError, EOFError) as error:
             text = str(error) or "it closed the connection"
+            if "protocol banner" in text:
+                text = (
+                    f"no greeting of an SSH server came from port {login.port}: it is busy, bars "
+                    "this address after failed logins, or is another service; wait a minute, check "
+                    "the port, and see `journalctl -u ssh` on the device"
+                )
             raise DeviceError(f"{login.name}: cannot log in: {text}") from None
         transport.set_keepalive(_KEEPALIVE_S)
         return transport, stack.pop_all()
-
-
-def _options(config: Path | None, alias: str, user: str | None, port: str | None) -> dict[str, Any]:
-    """What the configuration says of a host; what the user wrote beside its name goes first."""
-    import paramiko
-
-    path, own_name = config or in_home("~/.ssh/config"), _own_name()
-    lines = [f"User {user}"] if user else []
-    lines += [f"Port {port}"] if port else []
-    try:
-        if config is not None or path.is_file():
-            lines += config_lines(path)
-        lines += ["Host *", f"User {own_name}", "Port 22"]
-        options = dict(paramiko.SSHConfig.from_text("\n".join(lines)).lookup(alias))
-    except (paramiko.SSHException, OSError, ValueError) as error:
-        raise DeviceError(f"{path}: cannot be read as a configuration of ssh: {error}") from None
-    number = parse_digits(str(options["port"]))
-    if number not in _PORTS:
-        raise DeviceError(
-            f"{path}: cannot be read as a configuration of ssh: the port of {alias} is "
-            f"{options['port']!r}, not 1 to 65535"
-        )
-    return options | {"port": number}
-
-
-def _matching(pattern: str) -> list[str]:
-    """The files of a pattern as glob(3) has them: two stars are one, and search no whole disk."""
-    return [] if "\0" in pattern else sorted(glob.glob(pattern))  # noqa: PTH207
-
-
-def _own_name() -> str:
-    """Who we are; our number where the machine has no name for it, as in a container at times."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        os.environ["LOGNAME"] = str(os.getuid())  # paramiko asks in the same way
-        return os.environ["LOGNAME"]
-
-
-def config_lines(path: Path, depth: int = 0) -> Iterator[str]:
-    """The lines of a configuration with the files that it includes, which paramiko leaves out."""
-    block = "Host *"
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        word, _, rest = line.strip().partition(" ")
-        if word.lower() in ("host", "match"):
-            block = line
-        if word.lower() != "include" or depth >= 16:
-            yield line
-            continue
-        for pattern in shlex.split(rest):
-            # Relative to ~/.ssh, and the block that holds the line goes on after the file.
-            whole = (in_home("~/.ssh") / in_home(pattern)).absolute()
-            for file in _matching(str(whole)):
-                yield from config_lines(Path(file), depth + 1)
-                yield block
 
 
 def _dial(
@@ -292,20 +169,17 @@ def _through_program(login: Login, stack: ExitStack) -> socket.socket:
     return ours
 
 
-def _prefer_known_types(transport: Any, login: Login) -> None:
+def _prefer_known_types(transport: Any, known: list[KnownKey]) -> None:
     """Ask the host first for keys of the types that we know of it, as OpenSSH does."""
-    known = {
-        key.kind for key in known_keys(login.known_hosts, login.host_key_name) if not key.revoked
-    }
-    if "ssh-rsa" in known:
-        known |= {"rsa-sha2-512", "rsa-sha2-256"}
+    kinds = {key.kind for key in known if not key.revoked}
+    if "ssh-rsa" in kinds:
+        kinds |= {"rsa-sha2-512", "rsa-sha2-256"}
     options = transport.get_security_options()
-    options.key_types = sorted(options.key_types, key=lambda kind: kind not in known)
+    options.key_types = sorted(options.key_types, key=lambda kind: kind not in kinds)
 
 
-def _check_host_key(login: Login, key: Any) -> None:
+def _check_host_key(login: Login, key: Any, known: list[KnownKey]) -> None:
     text = key.get_base64()
-    known = known_keys(login.known_hosts, login.host_key_name)
     shown = f"{key.get_name()} {fingerprint(text)}"
     if any(one.revoked and one.text == text for one in known):
         raise DeviceError(
@@ -390,11 +264,8 @@ def _keys(login: Login, stack: ExitStack) -> Iterator[tuple[str, Any]]:
     """Label and key, or label and the reason why not: those of the agent, then those in files."""
     import paramiko
 
-    files = login.identities or tuple(
-        path for name in _DEFAULT_KEYS if (path := in_home(f"~/.ssh/{name}")).is_file()
-    )
     wanted = set()
-    for path in files:
+    for path in login.identities:
         public = path.with_name(path.name + ".pub")
         if public.is_file():
             wanted.update(public.read_text(encoding="utf-8", errors="replace").split()[1:2])
@@ -414,7 +285,7 @@ def _keys(login: Login, stack: ExitStack) -> Iterator[tuple[str, Any]]:
             for key in sorted(keys, key=lambda key: key.get_base64() not in wanted):
                 held.add(key.get_base64())
                 yield f"the agent's key {key.get_name()} {fingerprint(key.get_base64())}", key
-    for path in files:
+    for path in login.identities:
         try:
             key = paramiko.PKey.from_path(path)
         except FileNotFoundError:

@@ -183,12 +183,15 @@ class _HostKey:
 
 
 def _read_known_hosts(data: bytes, folder: Path) -> None:
-    from targets.transports.ssh_login import _check_host_key, read_login
+    from targets.transports.known_hosts import known_keys
+    from targets.transports.ssh_config import read_login
+    from targets.transports.ssh_login import _check_host_key
 
     path, config = folder / "known_hosts", folder / "config"
     path.write_bytes(data)
     config.write_bytes(b"")
-    _check_host_key(read_login(_HOST, config=config, known_hosts=path), _HostKey())
+    login = read_login(_HOST, config=config, known_hosts=path)
+    _check_host_key(login, _HostKey(), known_keys(login.known_hosts, login.host_key_name))
     # Accepted: then the key is there, letter by letter.
     assert _KEY.encode() in data
 
@@ -205,7 +208,7 @@ def _config_seeds(folder: Path) -> list[bytes]:
 
 def _read_config(data: bytes, folder: Path) -> None:
     from targets.devices.nearby import configured_hosts
-    from targets.transports.ssh_login import read_login
+    from targets.transports.ssh_config import read_login
 
     config = folder / "config"
     config.write_bytes(data)

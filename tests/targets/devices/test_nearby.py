@@ -54,10 +54,10 @@ def _closed_port() -> int:
 
 @pytest.fixture
 def no_adb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A PATH with the programs that describe a machine, and no others."""
+    """A PATH with the programs that describe a machine, those of ssh, and no others."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name in ("sh", "uname", "cat", "grep", "tr", "getconf"):
+    for name in ("sh", "uname", "cat", "grep", "tr", "getconf", "ssh", "ssh-keygen"):
         (folder / name).symlink_to(str(shutil.which(name)))
     monkeypatch.setenv("PATH", str(folder))
     monkeypatch.delenv("ADB")

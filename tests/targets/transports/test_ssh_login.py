@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shlex
 import shutil
 import socket
@@ -20,7 +21,8 @@ import pytest
 from edge.errors import DeviceError
 from targets.transports.known_hosts import known_keys
 from targets.transports.ssh import open_ssh
-from targets.transports.ssh_login import PASSWORD_VARIABLE, read_login
+from targets.transports.ssh_config import read_login
+from targets.transports.ssh_login import PASSWORD_VARIABLE
 from tests.stand_ins.programs_here import goes_on, noise
 from tests.stand_ins.ssh_server import PASSWORD, SshServer, make_key, opened, ssh_server
 
@@ -288,8 +290,8 @@ def test_configuration_of_the_user(server: SshServer, tmp_path: Path) -> None:
         f"Host kitchen\n  HostName 127.0.0.1\n  Port {server.port}\n  User pi\n"
     )
     (ssh / "config").write_text(
-        f"Host kitchen\n  Include boards/*\n  IdentityFile {server.key}\n  HostKeyAlias board\n"
-        f"  UserKnownHostsFile {tmp_path}/mine ~/.ssh/more\n"
+        f"Host kitchen\n  Include {ssh}/boards/*\n  IdentityFile {server.key}\n"
+        f"  HostKeyAlias board\n  UserKnownHostsFile {tmp_path}/mine ~/.ssh/more\n"
     )
     (ssh / "more").write_text(
         server.known_hosts.read_text().replace(f"[127.0.0.1]:{server.port}", "board")
@@ -302,13 +304,12 @@ def test_configuration_of_the_user(server: SshServer, tmp_path: Path) -> None:
         open_ssh("kitchen")
 
 
-def test_logins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOGNAME", "somebody")
+def test_logins(tmp_path: Path) -> None:
     plain = read_login("10.0.0.5")
-    assert (plain.user, plain.hostname, plain.port) == ("somebody", "10.0.0.5", 22)
+    assert (plain.user, plain.hostname, plain.port) == (account(), "10.0.0.5", 22)
     assert plain.host_key_name == "10.0.0.5"
     whole = read_login("pi@Orin.local:2222")
-    assert (whole.user, whole.hostname, whole.port) == ("pi", "Orin.local", 2222)
+    assert (whole.user, whole.hostname, whole.port) == ("pi", "orin.local", 2222)
     assert whole.host_key_name == "[orin.local]:2222"
     assert whole.accept == "ssh -p 2222 pi@Orin.local"
     six = read_login("pi@[fe80::1%eth0]:22")
@@ -327,13 +328,150 @@ def test_logins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(DeviceError, match="is not user@host"):
             read_login(text)
-    for port in ("0", "70000", "²", "9" * 5000):
-        (tmp_path / "ports").write_text(f"Host x\n  Port {port}\n")
-        with pytest.raises(DeviceError, match=r"the port of x is .*, not 1 to 65535"):
-            read_login("x", config=tmp_path / "ports")
-    (tmp_path / "broken").write_text("Host x\n  Port many\n")
-    with pytest.raises(DeviceError, match="broken: cannot be read"):
-        read_login("x", config=tmp_path / "broken")
+    for text in ("a;b", "$(touch)", "a\0b"):
+        with pytest.raises(DeviceError):
+            read_login(text)
+    for port in ("0", "70000", "²", "9" * 5000, "many"):
+        (tmp_path / "broken").write_text(f"Host x\n  Port {port}\n")
+        with pytest.raises(DeviceError, match=r"ssh x: its configuration cannot be read: .*broken"):
+            read_login("x", config=tmp_path / "broken")
+
+
+def account() -> str:
+    return pwd.getpwuid(os.getuid()).pw_name
+
+
+def resolved(config: Path, host: str) -> dict[str, str]:
+    """What OpenSSH itself says of a host, the last value of each option."""
+    argv = ["ssh", "-T", "-G", "-F", str(config), host]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=30)
+    return dict(line.split(" ", 1) for line in done.stdout.splitlines())
+
+
+def test_configurations_mean_what_they_mean_to_openssh(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    (tmp_path / "one").write_text("Host board\n  HostKeyAlias Kitchen\n")
+    (tmp_path / "two").write_text("Match host lab.lan\n  Port 2299\n")
+    config.write_text(
+        f"Include={tmp_path}/one\nInclude {tmp_path}/two {tmp_path}/missing\n"
+        "Host board lab\n  HostName %h.lan\n"
+        f"  IdentityFile {tmp_path}/key_%h_%r_%n_%p_%%h\n"
+        f"  UserKnownHostsFile {tmp_path}/known_%h\n"
+        "  ProxyCommand relay %h %p %r %n %%h\n"
+        "Host far\n  ProxyJump one,pi@two:2222\n"
+        "Host none\n  ProxyJump none\n  IdentityFile none\n  UserKnownHostsFile none\n"
+        "Match originalhost lab user somebody\n  HostKeyAlias other\n"
+        'Match exec "test %n = called"\n  Port 2022\n'
+        "Match final host *.lan\n  User ends\n"
+    )
+    for host in ("board", "lab", "far", "none", "called", "else"):
+        login, truth = read_login(host, config=config), resolved(config, host)
+        assert login.hostname == truth["hostname"]
+        assert (str(login.port), login.user) == (truth["port"], truth["user"])
+    lab = read_login("lab", config=config)
+    assert (lab.hostname, lab.port, lab.user) == ("lab.lan", 2299, "ends")
+    assert lab.host_key_name == "[lab.lan]:2299"
+    assert lab.identities == (tmp_path / "key_lab.lan_ends_lab_2299_%h",)
+    assert lab.known_hosts[0] == tmp_path / "known_lab.lan"
+    assert lab.proxy_command == "relay lab.lan 2299 ends lab %h"
+    assert read_login("board", config=config).host_key_name == "kitchen"
+    assert read_login("far", config=config).jumps == ("one", "pi@two:2222")
+    assert read_login("called", config=config).port == 2022
+    bare = read_login("none", config=config)
+    assert (bare.jumps, bare.identities) == ((), ())
+    assert all(path.is_relative_to("/etc/ssh") for path in bare.known_hosts)
+    mine = read_login("pi@lab:2", config=config)
+    assert (mine.user, mine.port) == ("pi", 2)
+
+
+def test_host_keys_are_found_as_openssh_finds_them(tmp_path: Path) -> None:
+    key, other = (
+        make_key(tmp_path / name).with_suffix(".pub").read_text().split()[1] for name in "ab"
+    )
+    known = tmp_path / "known_hosts"
+    # A form feed in a comment ends no line: the rest of it is no entry.
+    known.write_text(
+        f"board,[board]:2222 ssh-ed25519 {key} me\x0cboard ssh-ed25519 {other}\n"
+        f"@revoked board ssh-ed25519 {other}\n@cert-authority * ssh-ed25519 {other}\n"
+        f"*.lan,!bad.lan ssh-ed25519 {key}\n"
+    )
+    expected = [(key, False), (other, True)]
+    for _ in range(2):
+        found = known_keys([tmp_path / "missing", known], "board")
+        assert [(one.text, one.revoked) for one in found] == expected
+        assert [one.text for one in known_keys([known], "[board]:2222")] == [key]
+        assert [one.text for one in known_keys([known], "x.lan")] == [key]
+        for name in ("bad.lan", "[board]:22", "-board", "-H", "other"):
+            assert known_keys([known], name) == []
+        argv = ["ssh-keygen", "-H", "-f", str(known)]  # the same again with hashed names
+        subprocess.run(argv, check=True, capture_output=True, timeout=30)
+    assert "|1|" in known.read_text()
+    known.write_text(f"@unheard board ssh-ed25519 {key}\n")
+    assert known_keys([known], "board") == []
+
+
+def test_a_hashed_key_can_be_revoked(server: SshServer, tmp_path: Path) -> None:
+    known = tmp_path / "known_hosts"
+    line = server.known_hosts.read_text()
+    known.write_text(line)
+    subprocess.run(["ssh-keygen", "-H", "-f", known], check=True, capture_output=True, timeout=30)
+    hashed = known.read_text()
+    opened(server, known_hosts=known).close()
+    known.write_text(f"{hashed}@revoked {hashed}")
+    with pytest.raises(DeviceError, match="REVOKED"):
+        opened(server, known_hosts=known)
+    # In another file of the configuration it counts as well.
+    (tmp_path / "good").write_text(line)
+    known.write_text(f"@revoked * {line.split(' ', 1)[1]}")
+    config = tmp_path / "config"
+    config.write_text(
+        f"UserKnownHostsFile {tmp_path}/good {known}\nIdentityFile {server.key}\nHost *\n"
+    )
+    with pytest.raises(DeviceError, match="REVOKED"):
+        open_ssh(server.host, config=config)
+
+
+def test_without_openssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    login = read_login("board")
+    (tmp_path / "known").touch()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for call in (lambda: read_login("board"), lambda: known_keys([tmp_path / "known"], "board")):
+        with pytest.raises(DeviceError, match=r"install the package openssh-client$"):
+            call()
+    assert login.hostname == "board"
+
+
+def test_openssh_that_does_not_end_or_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config"
+    config.write_text('Match exec "sleep 94731"\n  Port 1\n')
+    monkeypatch.setattr("targets.transports.known_hosts._ANSWER_S", 0.5)
+    with pytest.raises(DeviceError, match=r"`ssh -G` gave no answer within 0.5 s.*Match exec"):
+        read_login("board", config=config)
+    assert not goes_on("sleep 94731")
+    monkeypatch.undo()
+    # A file that cannot be searched is not one without keys: it might revoke one.
+    program = tmp_path / "ssh-keygen"
+    program.write_text("#!/bin/sh\necho no room >&2; exit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(DeviceError, match="host keys cannot be read: no room"):
+        known_keys([config], "board")
+
+
+def test_no_greeting() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def hang_up() -> None:
+            listening.accept()[0].close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        port = listening.getsockname()[1]
+        with pytest.raises(DeviceError, match=rf"no greeting .* port {port}: .*journalctl -u ssh"):
+            open_ssh(f"pi@127.0.0.1:{port}", config=NO_CONFIG, timeout_s=5)
+        thread.join(10)
 
 
 def behind(gate: SshServer, board: SshServer, folder: Path) -> dict[str, Any]:
@@ -456,19 +594,13 @@ def test_a_login_shell_that_talks(tmp_path: Path) -> None:
         opened(server)
 
 
-def test_a_user_without_name_and_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container with a user of its own, which no file there names."""
-    for name in ("HOME", "USER", "USERNAME", "LNAME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("LOGNAME", "")
-
-    def unknown(number: int) -> None:
-        raise KeyError(f"getpwuid(): uid not found: {number}")
-
-    monkeypatch.setattr("pwd.getpwuid", unknown)
+def test_a_user_without_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container, where nothing but the account names the home."""
+    monkeypatch.delenv("HOME")
     config = tmp_path / "config"
-    config.write_text("Host board\n  IdentityFile ~/.ssh/x\n  UserKnownHostsFile ~no/known\n")
-    assert read_login("board", config=config).user == str(os.getuid())
-    monkeypatch.setenv("LOGNAME", "someone")
-    login = read_login("board", config=config)
-    assert (login.user, login.identities) == ("someone", (Path("~/.ssh/x"),))
+    config.write_text("Host board\n  IdentityFile ~/.ssh/x\n")
+    home = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    assert read_login("board", config=config).identities == (home / ".ssh/x",)
+    config.write_text("Host board\n  UserKnownHostsFile ~no-such-user/known\n")
+    with pytest.raises(DeviceError, match=r"cannot be read: .*no-such-user"):
+        read_login("board", config=config)
