@@ -26,6 +26,8 @@ _HOST = re.compile(
 )
 _DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 _PORTS = range(1, 65536)
+# A ProxyCommand gets the name through a shell. ssh 9.6 and newer refuse these signs in it as well.
+_OF_SHELLS = frozenset("'`\"$;&<>|(){}\n\t ")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ def read_login(host: str, *, config: Path | None = None, known_hosts: Path | Non
     match = _HOST.fullmatch(host)
     if match is None or host.startswith("-") or int(match["port"] or 22) not in _PORTS:
         raise DeviceError(f"{host!r} is not user@host or user@host:port")
+    if match["user"] and (match["user"].startswith("-") or _OF_SHELLS & set(match["user"])):
+        raise DeviceError(f"{host!r}: no user's name starts with - or holds signs of a shell")
     alias = match["name"].strip("[]")
     given = ["-p", match["port"]] if match["port"] else []
     asked = [*_configuration(config), *given, *(["-l", match["user"]] if match["user"] else [])]

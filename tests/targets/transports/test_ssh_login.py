@@ -337,6 +337,13 @@ def test_logins(tmp_path: Path) -> None:
             read_login("x", config=tmp_path / "broken")
 
 
+@pytest.mark.parametrize("user", ["a;touch /tmp/x", "$(id)", "`id`", "-oProxyCommand=id", "a b"])
+def test_a_user_s_name_reaches_no_shell(user: str) -> None:
+    """A ProxyCommand with %r is run by a shell."""
+    with pytest.raises(DeviceError, match=r"signs of a shell|is not user@host"):
+        read_login(f"{user}@board")
+
+
 def account() -> str:
     return pwd.getpwuid(os.getuid()).pw_name
 
