@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -68,6 +70,8 @@ def _say_next(made: Sequence[ConvertedVariant], how: str, profile: Profile) -> N
     for one in made:
         print(f"  {one.folder}")
     print("next:")
+    if shutil.which("edge") is None:
+        print(f"  source {os.path.relpath(Path(sys.prefix) / 'bin/activate')}")
     for command in _next_commands(made, how, profile):
         print(f"  {command}")
 
