@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["CountLine", "StatusLine", "clock_text", "columns"]
+__all__ = ["CountLine", "StatusLine", "clock_text", "columns", "say"]
 
 _REDRAW_S = 0.2
 # Clears what a longer line left behind.
 _CLEAR = "\r\x1b[K"
+
+
+def say(text: str) -> None:
+    """Print a line on stderr; on a terminal in the place of one that is being written over."""
+    start = _CLEAR if sys.stderr.isatty() else ""
+    print(f"{start}{text}", file=sys.stderr, flush=True)
 
 
 class StatusLine:
@@ -87,11 +93,16 @@ class CountLine(StatusLine):
         self._first: int | None = None
 
     def __call__(self, done: int, total: int | None = None) -> None:
-        """Show the state, unless one was shown a moment ago. ``total`` None: nobody knows."""
+        """Show the state, unless one was shown a moment ago; nothing more once all is done.
+
+        ``total`` None: nobody knows.
+        """
         if self._first is None:
             # What goes on counts what was there: the speed is that of what is new.
             self._first = done if done > 1 else 0
-        if self.is_due():
+        if total is not None and done >= total:
+            self.close()
+        elif self.is_due():
             self.show(self._text(done, total))
 
     def per_second(self, done: int) -> float:

@@ -124,6 +124,18 @@ def test_host_commands_say_that_they_need_a_checkout(
     assert "needs a checkout of edgepose" in text
 
 
+def test_a_checkout_without_the_host_s_packages(numpy_only: Path) -> None:
+    """What runs on this machine needs none of them; what does names the one that is missing."""
+    done = call(numpy_only, "bench", "--help", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "--target" in done.stdout
+    for words in (["deploy", "--target", "jetson", "--host", "a"], ["convert"]):
+        text = one_line(call(numpy_only, *words, cwd=ROOT))
+        assert re.fullmatch(
+            rf"edge: `edge {words[0]}` needs the package \w+, which `make setup` installs", text
+        )
+
+
 def test_help_lists_what_is_there(numpy_only: Path, tmp_path: Path) -> None:
     text = call(numpy_only, "--help", cwd=tmp_path).stdout
     assert re.findall(r"^  (\w+) +[A-Z]", text, re.MULTILINE) == ["run", "choose", "info", "bench"]

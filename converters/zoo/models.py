@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -20,6 +19,7 @@ from converters.graph.sized_copy import sized_copy
 from converters.source import Source
 from converters.zoo.address import file_name
 from converters.zoo.entry import NAME, ZooEntry, parse_zoo
+from edge import terminal
 from edge.errors import EngineMissingError, ModelFileError, SpecError
 from edge.files import cache_folder, sha256_of, staged_folder
 from edge.spec import ModelSpec
@@ -34,7 +34,6 @@ __all__ = [
     "find_entry",
     "find_source",
     "read_spec_file",
-    "say_on_stderr",
     "zoo_entries",
     "zoo_fetch",
 ]
@@ -61,11 +60,6 @@ def _read_zoo(path: Path) -> Entries:
     return parse_zoo(path.read_text(encoding="utf-8"), path.name)
 
 
-def say_on_stderr(line: str) -> None:
-    """Tell the user what takes so long; stdout stays for results."""
-    print(line, file=sys.stderr, flush=True)
-
-
 def find_source(
     text: str,
     *,
@@ -74,7 +68,7 @@ def find_source(
     input_hw: tuple[int, int] | None = None,
     keypoint_set: str | None = None,
     entries: Entries | None = None,
-    say: Say = say_on_stderr,
+    say: Say = terminal.say,
 ) -> Source:
     """What a MODEL argument means.
 
@@ -152,7 +146,7 @@ def zoo_fetch(
     *,
     what: Literal["archive", "checkpoint"] | None = None,
     entries: Entries | None = None,
-    say: Say = say_on_stderr,
+    say: Say = terminal.say,
 ) -> Path:
     """A zoo model's file: the one in the kit, else its archive, else its checkpoint.
 

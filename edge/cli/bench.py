@@ -38,7 +38,7 @@ __all__ = ["add", "run"]
 _SECONDS = 2.0
 _SUSTAINED_SECONDS = 60.0
 _NATIVE_PRECISIONS = ("fp32", "fp16", "fp16-storage", "bf16")
-_HOST = "targets.commands.bench"
+_HOST, _OPTIONS = "targets.commands.bench", "targets.commands.bench_options"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -83,15 +83,15 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--profile", type=Path, metavar="FILE.toml", help="a target profile of your own"
     )
     if has_host():
-        load(_HOST, "`edge bench --target`").add_target_options(parser, target)
+        load(_OPTIONS, "`edge bench --target`").add_target_options(parser, target)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Time artifacts; exit code 1 where one could not be timed or no run of it is valid."""
+    if has_host():
+        load(_OPTIONS, "`edge bench`").check_pipeline_options(arguments)
     if arguments.target is not None or arguments.profile is not None:
         return int(load(_HOST, "`edge bench --target`").run(arguments))
-    if has_host():
-        load(_HOST, "`edge bench`").check_pipeline_options(arguments)
     if len(arguments.artifacts) != 1:
         raise SpecError("name one ARTIFACT to time here, or a target: edge bench --target android")
     return _bench_here(arguments)

@@ -20,7 +20,7 @@ from edge.cli.open import open_model
 from edge.cli.options import DEFAULT_DETECTOR, DEFAULT_MODEL, count
 from edge.errors import ArtifactError, SpecError
 from edge.session import EngineSettings, Session, default_threads, open_session
-from edge.terminal import StatusLine, columns
+from edge.terminal import StatusLine, columns, say
 
 __all__ = ["add", "add_build", "bf16_check", "open_chosen", "run"]
 
@@ -83,10 +83,10 @@ def open_chosen(text: str, arguments: argparse.Namespace) -> Session:
     if not artifacts:
         session = open_model(text, arguments)
         if _is_name(text):
-            _say(f"note: {text}: the ONNX file runs as it is; {_way(text)}")
+            say(f"note: {text}: the ONNX file runs as it is; {_way(text)}")
         return session
     choice = _choose(artifacts, arguments, precision=arguments.inference_precision)
-    _say(_line(choice))
+    say(_line(choice))
     settings = EngineSettings(arguments.threads, choice.inference_precision)
     return open_session(choice.artifact, settings)
 
@@ -125,7 +125,7 @@ def _found(folder: Path, name: str | None = None) -> list[Artifact]:
         raise ArtifactError(f"{folder}: no such folder")
     found, left_out = find_artifacts(folder, name)
     for reason in left_out:
-        _say(f"left out: {reason}")
+        say(f"left out: {reason}")
     return found
 
 
@@ -198,7 +198,7 @@ def _choose(
         if sys.stderr.isatty():
             line.show(text)
         elif not told:
-            _say(
+            say(
                 f"{text.partition(':')[0]}: timing its variants on this machine, which is done once"
             )
         told = True
@@ -208,7 +208,7 @@ def _choose(
             artifacts,
             ChoiceSettings(arguments.threads, precision, again),
             check=bf16_check(),
-            say=_say,
+            say=say,
             progress=show,
         )
 
@@ -223,10 +223,6 @@ def bf16_check() -> Check | None:
         return str(source.check_source(artifact, session))
 
     return check
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 # --- showing --------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from types import ModuleType
 
 from edge.errors import CheckoutError, EngineMissingError
 
-__all__ = ["has_host", "load"]
+__all__ = ["has_host", "load", "missing_package"]
 
 
 def has_host() -> bool:
@@ -31,11 +31,15 @@ def load(module: str, what: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name and error.name.partition(".")[0] in ("edge", room):
-            raise
-        raise EngineMissingError(
-            f"{what} needs the package {error.name}, which `make setup` installs"
-        ) from None
+        raise missing_package(error, what) from None
+
+
+def missing_package(error: ModuleNotFoundError, what: str) -> Exception:
+    """The error that names what installs a package; the same one where it is the kit's own."""
+    package = (error.name or "edge").partition(".")[0]
+    if package in ("edge", "calibration", "converters", "targets"):
+        return error
+    return EngineMissingError(f"{what} needs the package {package}, which `make setup` installs")
 
 
 def _is_here(room: str) -> bool:

@@ -11,9 +11,10 @@ from typing import NoReturn
 
 import edge
 from edge.cli.commands import COMMANDS, OLD_OPTIONS, Command
-from edge.cli.host import has_host, load
+from edge.cli.host import has_host, load, missing_package
 from edge.errors import EdgeError
 from edge.printable import harmless_streams
+from edge.terminal import say
 
 __all__ = ["command_parser", "console", "main", "parse"]
 
@@ -32,15 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(words)
         except EdgeError as error:
-            print(f"edge: {error}", file=sys.stderr)
+            say(f"edge: {error}")
         except BrokenPipeError:
             # The reader of our output left; there is nobody to tell.
             sys.stderr.close()
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            print(f"edge: {where}{error.strerror or error}", file=sys.stderr)
+            say(f"edge: {where}{error.strerror or error}")
         except KeyboardInterrupt:
-            print("edge: interrupted; nothing half-written was left", file=sys.stderr)
+            say("edge: interrupted; nothing half-written was left")
             return 130
         finally:
             signal.signal(signal.SIGTERM, previous)
@@ -54,7 +55,10 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 def _run(words: list[str]) -> int:
     arguments = parse(words)
-    return int(arguments.run(arguments) or 0)
+    try:
+        return int(arguments.run(arguments) or 0)
+    except ModuleNotFoundError as error:
+        raise missing_package(error, f"`edge {words[0]}`") from None
 
 
 def parse(words: list[str]) -> argparse.Namespace:
@@ -84,7 +88,7 @@ def _renamed(command: str, word: str) -> str:
     new = OLD_OPTIONS.get(command, {}).get(option)
     if new is None:
         return word
-    print(f"note: {option} is called {new} now", file=sys.stderr)
+    say(f"note: {option} is called {new} now")
     return f"{new}{sign}{value}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Literal
@@ -10,6 +9,7 @@ from typing import Literal
 from edge.errors import EngineMissingError, ImageError
 from edge.media.signatures import file_kind
 from edge.picture import import_opencv, quiet_opencv
+from edge.terminal import say
 
 __all__ = [
     "SUFFIXES",
@@ -41,7 +41,7 @@ def unheard(line: str) -> None:
 
 def tell(line: str) -> None:
     """A note on standard error, as the command line says them."""
-    print(f"note: {line}", file=sys.stderr)
+    say(f"note: {line}")
 
 
 def find_images(paths: Iterable[Path], say: Say = unheard) -> list[Path]:

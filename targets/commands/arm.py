@@ -18,6 +18,7 @@ from converters.convert import ConvertedVariant
 from converters.parity.answers import SessionJudge
 from converters.parity.parity import range_failure
 from edge.artifact import Artifact, read_manifest
+from edge.terminal import say
 from targets.profile import Profile
 from targets.runners.arm_check import (
     ArmCheck,
@@ -26,7 +27,6 @@ from targets.runners.arm_check import (
     find_arm_runner,
     not_checked,
 )
-from targets.runners.native.build import say_on_stderr
 from targets.runners.native.check import RunnerInfo
 from targets.runners.native.session import NativeSession
 
@@ -78,7 +78,7 @@ class ArmChecks:
 
         found = self._find()
         if not isinstance(found, ArmCheck):
-            found = check_on_arm(artifact, verdict, found.path, say=say_on_stderr)
+            found = check_on_arm(artifact, verdict, found.path, say=say)
         return found.to_json()
 
     def catch_up(self) -> None:

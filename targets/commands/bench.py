@@ -1,7 +1,4 @@
-"""The host's side of ``edge bench``: connect, convert, compare, time, and say what came of it.
-
-It needs a checkout.
-"""
+"""The host's side of ``edge bench``: connect, convert, compare, time, and say what came of it."""
 
 from __future__ import annotations
 
@@ -11,16 +8,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from converters.commands.options import add_conversion
 from edge.artifact import Artifact, load_artifact
-from edge.cli.options import add_classes, add_insecure_mirror, count
 from edge.errors import DeviceError, SpecError
 from edge.latency import LatencySettings
+from edge.terminal import say
 from targets.bench import BenchOptions, Candidate, TargetDevice, bench
 from targets.commands.arm import target_artifacts
-from targets.commands.bench_work import BenchWork, say
+from targets.commands.bench_work import BenchWork
 from targets.devices.preparation import PrepareOptions, check_idle
 from targets.devices.state import DeviceInfo, check_device, read_device
 from targets.profile import Profile, load_profile
@@ -28,82 +23,11 @@ from targets.report.tables import text_report
 from targets.result import EMULATED, RunResult
 from targets.transports.opening import open_target, password_prompt
 
-__all__ = ["add_target_options", "check_pipeline_options", "run"]
-
-
-def add_target_options(parser: argparse.ArgumentParser, target: Any) -> None:
-    """Add the options of a run on a target to those of `edge bench`."""
-    target.add_argument("--host", metavar="[USER@]HOST", help="which machine, over ssh")
-    target.add_argument("--serial", help="which phone, where several are connected")
-    target.add_argument(
-        "--repeat",
-        type=count,
-        default=3,
-        metavar="N",
-        help="runs of each in turn (default: 3)",
-    )
-    target.add_argument(
-        "--runner", type=Path, metavar="FILE", help="a native runner of your own (NDK build)"
-    )
-    target.add_argument(
-        "--python", action="store_true", help="time ncnn and TensorRT through Python as well"
-    )
-    target.add_argument(
-        "--wheelhouse", type=Path, metavar="DIR", help="wheels for a device without network"
-    )
-    target.add_argument(
-        "--pipeline",
-        action="store_true",
-        help="frames of detector and pose model together (ncnn), from pixels to keypoints",
-    )
-    target.add_argument(
-        "--networks-alone",
-        action="store_true",
-        help="--pipeline: without letterbox, crops and decoding; for codecs besides rtmdet, simcc",
-    )
-    target.add_argument(
-        "--interval",
-        type=count,
-        default=5,
-        metavar="N",
-        help="--pipeline: the detector in every Nth frame (default: 5)",
-    )
-    target.add_argument(
-        "--people",
-        type=count,
-        default=1,
-        metavar="K",
-        help="--pipeline: per frame (default: 1)",
-    )
-    add_classes(target)
-    target.add_argument(
-        "--lock-clocks", action="store_true", help="Jetson: at their maximum, and back afterwards"
-    )
-    target.add_argument(
-        "--leave-settings",
-        action="store_true",
-        help="Android: set neither stay-awake nor the fixed-performance mode",
-    )
-    target.add_argument(
-        "--no-cooldown", action="store_true", help="start each run however hot the device is"
-    )
-    add_conversion(parser)
-    parser.set_defaults(batch=None, force=False, keep_failed=False, no_arm_check=False)
-    add_insecure_mirror(target)
-
-
-def check_pipeline_options(arguments: argparse.Namespace) -> None:
-    """Raise SpecError for options of ``--pipeline`` without it."""
-    if arguments.classes is not None and not arguments.pipeline:
-        raise SpecError("--classes is for --pipeline: a network alone gives all of its classes")
-    if arguments.networks_alone and not arguments.pipeline:
-        raise SpecError("--networks-alone is for --pipeline: without it networks are timed alone")
+__all__ = ["run"]
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Time artifacts on a target."""
-    check_pipeline_options(arguments)
-
     profile = load_profile(str(arguments.profile or arguments.target))
     if arguments.lock_clocks and profile.kind != "jetson":
         raise SpecError(f"--lock-clocks is for a Jetson, target {profile.name} is {profile.kind}")

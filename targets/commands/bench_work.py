@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from edge.errors import ArtifactError, DeviceError, SpecError
 from edge.latency import LatencySettings
 from edge.session import Feeds
 from edge.spec import Format
-from edge.terminal import CountLine
+from edge.terminal import CountLine, say
 from targets.bench import Candidate, TargetDevice, artifact_record, published_figure
 from targets.commands.bench_pipeline import compare_pipeline, picture_of, pictures
 from targets.result import ArtifactRecord, ParityRecord, PipelineRecord
@@ -36,7 +35,7 @@ from targets.runners.trtexec.session import RemoteTrtexecSession, open_trtexec
 
 _Measure = Callable[[LatencySettings], TimedRun]
 
-__all__ = ["BenchWork", "progress", "say"]
+__all__ = ["BenchWork", "progress"]
 
 # Every image is a process on the device: enough to see a wrong answer, few enough to wait for.
 _PARITY_IMAGES = 4
@@ -313,8 +312,3 @@ def _all_of(parities: Sequence[ParityRecord | None]) -> ParityRecord | None:
 def progress(artifact: Artifact) -> CountLine:
     """How far an artifact is on its way to the device."""
     return CountLine(artifact.spec.name, "MB", scale=1e6)
-
-
-def say(text: str) -> None:
-    """Print a line of progress."""
-    print(text, file=sys.stderr, flush=True)

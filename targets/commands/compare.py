@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import platform
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from edge.session import (
     open_session,
     shipped_precision,
 )
-from edge.terminal import StatusLine
+from edge.terminal import StatusLine, say
 from targets.report.variant_plot import plot_svg
 from targets.report.variants import VariantRow, markdown_table, rows_json, text_table
 
@@ -81,7 +80,6 @@ class _Candidate:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure artifacts of one or more models and set them side by side."""
-    line = StatusLine()
     if arguments.threads < 1 or arguments.seconds <= 0:
         raise SpecError("--threads and --min-seconds must be positive")
     by_model: dict[tuple[str, tuple[int, int]], list[Artifact]] = {}
@@ -92,9 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
     engines: set[str] = set()
     for (name, (height, width)), artifacts in by_model.items():
         model = name if sizes[name] == 1 else f"{name} {height}x{width}"
-        with ExitStack() as stack:
+        with StatusLine() as line, ExitStack() as stack:
             rows += _rows(model, artifacts, arguments, stack, line.show, engines)
-    line.close()
     about = _about(arguments, engines)
     if arguments.json:
         print(json.dumps({"about": about, "rows": rows_json(rows)}, indent=2))
@@ -108,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_bytes(arguments.out / "variants.svg", plot_svg(rows, about))
         report = json.dumps({"about": about, "rows": rows_json(rows)}, indent=1)
         write_bytes(arguments.out / "variants.json", report.encode())
-        print(f"-> {arguments.out}/variants.md, .svg, .json", file=sys.stderr)
+        say(f"-> {arguments.out}/variants.md, .svg, .json")
     return 0
 
 
@@ -136,7 +133,7 @@ def _rows(
     artifacts: Sequence[Artifact],
     arguments: argparse.Namespace,
     stack: ExitStack,
-    say: Callable[[str], None],
+    show: Callable[[str], None],
     engines: set[str],
 ) -> list[VariantRow]:
 
@@ -146,10 +143,10 @@ def _rows(
             f"{model}: its onnx-fp32 artifact is what the others are held against; make it with "
             "edge convert --formats onnx-fp32"
         )
-    say(f"{model}: opening {len(artifacts)} artifacts")
+    show(f"{model}: opening {len(artifacts)} artifacts")
     candidates = _candidates(artifacts, arguments.threads, stack)
     engines |= {one.session.engine for one in candidates}
-    say(f"{model}: timing {len(candidates)} sessions")
+    show(f"{model}: timing {len(candidates)} sessions")
     settings = LatencySettings(
         min_count=P90_SAMPLES,
         min_duration_s=arguments.seconds,
@@ -160,15 +157,15 @@ def _rows(
     pictures = _error_feeds(data, reference)
     first = next(one for one in candidates if one.artifact is reference)
     truth: list[Answers] = decoded_answers(first.session, pictures)
-    say(f"{model}: accuracy of onnx-fp32")
+    show(f"{model}: accuracy of onnx-fp32")
     base = evaluate_session(first.session, data)
     base_ms = timed[candidates.index(first)].percentile_ms(50)
     rows = []
     for one, result in zip(candidates, timed, strict=True):
         precision = one.session.inference_precision
         for doubt in (*result.reasons, *spread_reasons(result.samples_ns)):
-            print(f"{model} {one.artifact.variant} in {precision}: {doubt}", file=sys.stderr)
-        say(f"{model}: accuracy of {one.artifact.variant} in {precision}")
+            say(f"{model} {one.artifact.variant} in {precision}: {doubt}")
+        show(f"{model}: accuracy of {one.artifact.variant} in {precision}")
         scores = base if one is first else evaluate_session(one.session, data)
         error = decoded_error(truth, one.session, pictures)
         rows.append(
@@ -206,7 +203,7 @@ def _candidates(artifacts: Sequence[Artifact], threads: int, stack: ExitStack) -
             try:
                 session = open_session(artifact, EngineSettings(threads, precision))
             except EngineMissingError as error:
-                print(f"left out: {artifact.folder}: {error}", file=sys.stderr)
+                say(f"left out: {artifact.folder}: {error}")
                 break
             stack.enter_context(session)
             if session.inference_precision in seen:

@@ -16,8 +16,9 @@ from edge.artifact import Artifact, load_artifact
 from edge.classes import find_labels
 from edge.cli.options import add_classes, add_insecure_mirror, count
 from edge.errors import ArtifactError, ParityError, SpecError
+from edge.terminal import say
 from targets.commands.arm import target_artifacts
-from targets.commands.bench_work import progress, say
+from targets.commands.bench_work import progress
 from targets.deploy.deployment import DeployOptions, check_artifacts, check_board, roll_back
 from targets.deploy.deployment import deploy as deploy_version
 from targets.deploy.versions import Deployments, Version, open_deployments

@@ -20,11 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from edge import terminal
 from edge.artifact import Artifact
 from edge.errors import DeviceError, ToolError, first_line, last_line
 from edge.files import temporary_folder
 from edge.session import Array, Feeds
-from targets.runners.native.build import Say, build_runner, find_runner, is_built, say_on_stderr
+from targets.runners.native.build import Say, build_runner, find_runner, is_built
 from targets.runners.native.call import NATIVE_PRECISIONS, NativePrecision
 from targets.runners.native.check import RunnerInfo, emulator_argv
 from targets.runners.native.progress import BuildSkippedError, key_pressed
@@ -145,7 +146,7 @@ def arm_runner_waits(runner: Path | None = None) -> bool:
     return not is_built("aarch64")
 
 
-def find_arm_runner(runner: Path | None = None, say: Say = say_on_stderr) -> RunnerInfo | ArmCheck:
+def find_arm_runner(runner: Path | None = None, say: Say = terminal.say) -> RunnerInfo | ArmCheck:
     """The runner that the check emulates, or the record that says why there is none.
 
     What is missing is found before anything is built; at a terminal the build ends early where

@@ -21,13 +21,7 @@ from edge.spec import ModelSpec  # noqa: E402
 SMALL = Description("rtmpose", "t", 17, input_hw=(64, 64))
 UNKNOWN = "17 keypoints fit coco17, ap10k17"
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def exported(

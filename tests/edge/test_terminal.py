@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from edge.terminal import CountLine, StatusLine, clock_text, columns
+from edge.terminal import CountLine, StatusLine, clock_text, columns, say
 
 
 class Terminal(io.StringIO):
@@ -67,7 +67,8 @@ def test_a_resumed_download_is_sparse_and_has_the_speed_of_what_is_new(
     for step in range(1001):
         now = 25 * step / 1000
         line(10_000_000 + 40_000 * step, 50_000_000)
-    texts = [text for text in stream.getvalue().replace("\n", "\r").split("\r") if text]
+    shown = stream.getvalue().replace("\x1b[K", "").replace("\n", "\r")
+    texts = [text for text in shown.split("\r") if text]
     assert 2 <= len(texts) <= most * 25 + 2
     # 10 MB were there before: 1.6 MB/s is the speed of the other 40.
     assert all(", 1.6 MB/s, 0:" in text for text in texts[-2:])
@@ -102,3 +103,26 @@ def test_columns_are_as_wide_as_their_widest_cell() -> None:
     assert columns(rows, right=[1]) == ["name       ms", "a        1.25", "longer  10.50"]
     assert columns([["a", ""], ["bb", "c"]]) == ["a", "bb  c"]
     assert columns([]) == []
+
+
+def test_a_line_that_is_said_takes_the_place_of_the_redrawn_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    now = 0.0
+    line = CountLine("model", "MB", scale=1e6, clock_s=lambda: now)
+    line(0, 20_000_000)
+    now = 1.0
+    line(10_000_000, 20_000_000)
+    assert screen(terminal.getvalue())[-1].startswith("model: 10.0 of 20.0 MB, 10.0 MB/s")
+    say("edge: the cable was pulled")
+    assert screen(terminal.getvalue()) == ["edge: the cable was pulled", ""]
+    now = 2.0
+    line(20_000_000, 20_000_000)  # done: nothing is left behind
+    say("next")
+    assert screen(terminal.getvalue()) == ["edge: the cable was pulled", "next", ""]
+    log = io.StringIO()
+    monkeypatch.setattr("sys.stderr", log)
+    say("plain")
+    assert log.getvalue() == "plain\n"

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
+from edge import terminal
 from edge.errors import ToolError
 from edge.files import cache_folder, private_folder
 from targets import ROOM
@@ -27,7 +28,7 @@ from targets.runners.native.progress import BuildProgress, BuildSkippedError
 from targets.runners.native.toolchain import Arch, Toolchain, find_program, find_toolchain
 from targets.transports.programs import check_program, run_program
 
-__all__ = ["Say", "Skip", "build_runner", "find_runner", "is_built", "say_on_stderr"]
+__all__ = ["Say", "Skip", "build_runner", "find_runner", "is_built"]
 
 Say = Callable[[str], None]
 Skip = Callable[[], bool]
@@ -68,12 +69,7 @@ _NEEDED: dict[Arch, dict[str, bytes]] = {
 }
 
 
-def say_on_stderr(text: str) -> None:
-    """Print a line of progress."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def find_runner(arch: Arch, runner: Path | None = None, say: Say = say_on_stderr) -> RunnerInfo:
+def find_runner(arch: Arch, runner: Path | None = None, say: Say = terminal.say) -> RunnerInfo:
     """The runner for an architecture: the user's own, checked, or ours, built where it is not yet.
 
     Raises ToolError where the given file is no runner for it, or where building needs a program
@@ -87,7 +83,7 @@ def is_built(arch: Arch) -> bool:
     return _names(find_toolchain(arch))[0].is_file()
 
 
-def build_runner(arch: Arch, say: Say = say_on_stderr, skip: Skip | None = None) -> RunnerInfo:
+def build_runner(arch: Arch, say: Say = terminal.say, skip: Skip | None = None) -> RunnerInfo:
     """Our own runner, from the cache or built into it: minutes, for the first of a version.
 
     ``skip`` is asked now and then: where it is true, BuildSkippedError, and the next build goes on.
@@ -250,7 +246,7 @@ def main(arches: Sequence[str]) -> int:
                 else:
                     print(build_runner(arch).path)
             except ToolError as error:
-                say_on_stderr(f"{arch}: {error}")
+                terminal.say(f"{arch}: {error}")
                 failed = 1
     return failed
 

@@ -27,15 +27,7 @@ from converters.architectures.official import (  # noqa: E402
 from edge.errors import SpecError  # noqa: E402
 from tests.stand_ins.checkpoints import NANO, POSE, saved  # noqa: E402
 
-pytestmark = pytest.mark.long
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 
 
 # --- recognising ------------------------------------------------------------------------------

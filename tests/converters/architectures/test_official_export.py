@@ -28,15 +28,7 @@ from edge.errors import ModelFileError, SpecError  # noqa: E402
 from edge.spec import ModelSpec  # noqa: E402
 from tests.stand_ins.checkpoints import NANO, POSE, saved  # noqa: E402
 
-pytestmark = pytest.mark.long
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 
 
 def metadata_of(path: Path) -> dict[str, Any]:

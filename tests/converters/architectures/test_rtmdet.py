@@ -24,13 +24,7 @@ from edge.spec import ModelSpec, TensorSpec  # noqa: E402
 Floats = NDArray[np.float32]
 CLASSES = 3
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def randomised(model: Any, seed: int) -> Any:
