@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["CountLine", "StatusLine", "clock_text", "columns", "say"]
+__all__ = ["CountLine", "StatusLine", "clock_text", "columns", "duration", "say"]
 
 _REDRAW_S = 0.2
 # Clears what a longer line left behind.
@@ -123,6 +123,11 @@ class CountLine(StatusLine):
 
     def _figure(self, count: int) -> str:
         return f"{count}" if self._scale == 1 else f"{count / self._scale:.1f}"
+
+
+def duration(seconds: float) -> str:
+    """A rough time in words, like ``40 s`` or ``3 min``."""
+    return f"{max(seconds, 1):.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def clock_text(seconds: float) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from edge.artifact import Artifact
 from edge.errors import DeviceError
 from edge.latency import LatencySettings
+from edge.terminal import duration
 from targets.device_state import StatePoint
 from targets.devices.preparation import Preparation, PrepareOptions, prepared_device
 from targets.devices.state import (
@@ -34,7 +35,7 @@ from targets.result import (
     summarise,
     write_run,
 )
-from targets.runners.session import TimedRun, duration
+from targets.runners.session import TimedRun
 from targets.transports.transport import Transport
 from targets.verdict import Evidence, judge, standing_reasons
 

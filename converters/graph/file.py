@@ -16,7 +16,7 @@ from converters.graph.floats import as_float32
 from converters.graph.operators import check_operators, check_versions
 from converters.graph.repair import put_right
 from converters.graph.walk import all_names, reads
-from edge.errors import ModelFileError
+from edge.errors import ModelFileError, first_line
 from edge.session import Array, import_engine
 
 __all__ = ["Graph", "drop_unused", "image_input_shape", "load_onnx", "output_shapes"]
@@ -62,7 +62,7 @@ def _parsed(path: Path) -> Any:
             return model
         reason = "a name in it is no text"
     except Exception as error:  # protobuf's DecodeError, no permission
-        reason = _one_line(error)
+        reason = first_line(error)
     with path.open("rb") as stream:
         begins_so = looks_like_onnx(stream.read(8))
     what = "a truncated or damaged ONNX file" if begins_so else "not an ONNX file"
@@ -82,7 +82,7 @@ def _check(model: Any, path: Path) -> None:
         onnx.checker.check_model(model)
         return
     except Exception as error:  # a ValidationError, or what protobuf says
-        reason = _one_line(error)
+        reason = first_line(error)
     runtime = import_engine("onnxruntime", "onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 4
@@ -172,11 +172,6 @@ def _describe(value: Any) -> str:
         dtype = f"type {tensor.elem_type}"
     shape = ["?" if _size(d) is None else str(_size(d)) for d in tensor.shape.dim]
     return f"{value.name} {dtype} ({', '.join(shape)})"
-
-
-def _one_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__
 
 
 class Graph:

@@ -19,12 +19,14 @@ from calibration.data.data_set import DataSet, load_data
 from calibration.scores.accuracy import evaluate_session
 from calibration.scores.decoded_error import Answers, decoded_answers, decoded_error
 from edge.artifact import MANIFEST, Artifact, load_artifact
+from edge.choice.record import machine
 from edge.detector import detector_feeds
 from edge.errors import ArtifactError, EngineMissingError, SpecError
 from edge.files import write_bytes
 from edge.latency import P90_SAMPLES, LatencySettings, measure_in_turn, spread_reasons
 from edge.pose import pose_feeds
 from edge.printable import printable
+from edge.runner import noise
 from edge.session import (
     EngineSettings,
     InferencePrecision,
@@ -191,7 +193,6 @@ def _rows(
 
 def _candidates(artifacts: Sequence[Artifact], threads: int, stack: ExitStack) -> list[_Candidate]:
     """A session of each artifact, and one more of those that may also compute in bf16."""
-    rng = np.random.default_rng(0)
     found = []
     for artifact in artifacts:
         spec = artifact.spec
@@ -209,10 +210,7 @@ def _candidates(artifacts: Sequence[Artifact], threads: int, stack: ExitStack) -
             if session.inference_precision in seen:
                 continue
             seen.add(session.inference_precision)
-            # Noise, not zeros: denormals and sparse inputs can flatter or slow an engine.
-            shape = (spec.input.shape[0] or 1, 3, *spec.input_hw)
-            noise = rng.standard_normal(shape, np.float32)
-            found.append(_Candidate(artifact, session, {spec.input.name: noise}))
+            found.append(_Candidate(artifact, session, {spec.input.name: noise(spec)}))
     return found
 
 
@@ -234,17 +232,8 @@ def _about(arguments: argparse.Namespace, engines: set[str]) -> str:
     """What was measured, where and how, on one line."""
     threads = f"{arguments.threads} thread{'s' if arguments.threads > 1 else ''}"
     return (
-        f"{_cpu()}, {os.cpu_count()} cores, {platform.system()}, Python "
+        f"{machine()['cpu']}, {os.cpu_count()} cores, {platform.system()}, Python "
         f"{platform.python_version()}, {', '.join(sorted(engines))}; {threads}, batch 1, in turns; "
         f"accuracy on {arguments.data}; "
         f"`edge compare --threads {arguments.threads} --data {arguments.data}`"
     )
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

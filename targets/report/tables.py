@@ -9,6 +9,7 @@ from typing import Any
 
 from edge.printable import printable
 from edge.records import plain_values
+from edge.terminal import columns
 from targets.report.compare import Change, Comparison
 from targets.report.svg import milliseconds
 from targets.result import RunResult
@@ -345,14 +346,8 @@ def _interval(change: Change) -> str:
 
 def _text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, *([printable(text) for text in row] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    return "\n".join(
-        "  ".join(
-            text.ljust(width) if name in _LEFT else text.rjust(width)
-            for name, text, width in zip(head, line, widths, strict=True)
-        ).rstrip()
-        for line in lines
-    )
+    right = [place for place, name in enumerate(head) if name not in _LEFT]
+    return "\n".join(columns(lines, right))
 
 
 def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -14,7 +14,7 @@ from edge.session import Feeds, Session
 from targets.device_state import StatePoint
 from targets.result import RunnerRecord
 
-__all__ = ["DeviceSession", "TimedRun", "duration"]
+__all__ = ["DeviceSession", "TimedRun"]
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,3 @@ class DeviceSession(Session, Protocol):
     def measure(self, feeds: Feeds, settings: LatencySettings) -> TimedRun:
         """Time the network on one image; DeviceError where the runner fails."""
         ...
-
-
-def duration(seconds: float) -> str:
-    """For people: seconds, from 100 of them on minutes."""
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

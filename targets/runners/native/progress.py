@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from edge.errors import ToolError
+from edge.terminal import duration
 
-__all__ = ["BuildProgress", "BuildSkippedError", "duration", "key_pressed"]
+__all__ = ["BuildProgress", "BuildSkippedError", "key_pressed"]
 
 _COUNT = re.compile(r"\[(\d+)/(\d+)\]")
 # A rate over less says nothing.
@@ -23,11 +24,6 @@ _LEAST_S, _LEAST_FILES = 5.0, 8
 
 class BuildSkippedError(ToolError):
     """The user ended a build that can be done without; what was built is kept for the next one."""
-
-
-def duration(seconds: float) -> str:
-    """Like ``40 s`` or ``3 min``."""
-    return f"{max(seconds, 1):.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 class BuildProgress:

@@ -30,9 +30,9 @@ from edge.engines.trtexec import (
 from edge.engines.trtexec_output import trtexec_failure
 from edge.errors import DeviceError, EngineError, SpecError, first_line
 from edge.files import sha256_of
+from edge.terminal import duration
 from targets.devices.readings import DeviceInfo
 from targets.devices.state import read_device
-from targets.runners.session import duration
 from targets.transports.transport import Done, Transport, check, scratch_folder
 
 __all__ = [

@@ -7,7 +7,8 @@ import pty
 
 import pytest
 
-from targets.runners.native.progress import BuildProgress, BuildSkippedError, duration, key_pressed
+from edge.terminal import duration
+from targets.runners.native.progress import BuildProgress, BuildSkippedError, key_pressed
 
 
 class Clock:
