@@ -134,7 +134,8 @@ def test_a_factor_behind_other_factors_is_none_that_onnx_runtime_gathers(place: 
     x = RNG.normal(0, 1, (1, 7, 7)).astype(np.float32)
     want = run(model, x)
     assert scale_for_half(model) == ["layer"]
-    np.testing.assert_allclose(run(model, x), want, 1e-6)
+    # A sum that cancels out keeps the error of its terms.
+    np.testing.assert_allclose(run(model, x), want, 1e-6, atol=1e-6 * float(np.abs(want).max()))
 
 
 def test_small_beside_large_weights_are_kept_too() -> None:
